@@ -1,0 +1,93 @@
+"""The one place where error sentences are made.
+
+Form: `<what>: <argument> must <requirement>, got <value>. <what to do>`
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def sentence(what: str, argument: str, requirement: str, got: object, remedy: str = "") -> str:
+    """Compose one error sentence in the house form."""
+    tail = f" {remedy}" if remedy else ""
+    return f"{what}: {argument} must {requirement}, got {got}.{tail}"
+
+
+def require(
+    condition: bool,
+    what: str,
+    argument: str,
+    requirement: str,
+    got: object,
+    remedy: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise `error` with the house sentence unless `condition` holds."""
+    if not condition:
+        raise error(sentence(what, argument, requirement, got, remedy))
+
+
+def require_tensor(what: str, argument: str, value: object) -> None:
+    """Raise TypeError unless `value` is a tensor."""
+    require(
+        isinstance(value, Tensor), what, argument, "be a torch.Tensor", type(value).__name__,
+        "Call torch.as_tensor(...) first.", TypeError,
+    )  # fmt: skip
+
+
+def require_dtype(what: str, argument: str, value: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    """Raise TypeError unless the tensor has one of `dtypes`."""
+    require_tensor(what, argument, value)
+    names = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+    require(
+        value.dtype in dtypes, what, argument, f"be {names}", value.dtype,
+        f"Convert with {argument}.to(torch.{names.split(' or ')[0]}).", TypeError,
+    )  # fmt: skip
+
+
+def require_shape(what: str, argument: str, value: Tensor, shape: Sequence[int | str]) -> None:
+    """Raise ValueError unless the tensor has `shape`; a string entry names a free size."""
+    require_tensor(what, argument, value)
+    fits = value.dim() == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
+    )
+    text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+    require(fits, what, argument, f"have shape {text}", tuple(value.shape))
+
+
+def require_same_device(what: str, **tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors live on one device."""
+    devices = {name: t.device for name, t in tensors.items()}
+    require(
+        len(set(devices.values())) <= 1, what, " and ".join(devices), "be on one device",
+        ", ".join(str(d) for d in devices.values()), "Move them with .to(device).",
+    )  # fmt: skip
+
+
+def require_finite(what: str, argument: str, value: Tensor) -> None:
+    """Raise ValueError naming the first row that holds NaN or infinity."""
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)[0].tolist()
+        require(
+            False, what, argument, "be finite", f"{value[tuple(bad)].item()} at row {bad[0]}",
+            "Remove or repair that row.",
+        )  # fmt: skip
+
+
+def require_choice(what: str, argument: str, value: object, choices: Iterable[object]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    options = list(choices)
+    require(value in options, what, argument, f"be one of {options}", repr(value))
+
+
+def require_no_grad(what: str, **tensors: Tensor) -> None:
+    """Raise RuntimeError if a gradient would silently be lost in an op that has none."""
+    for name, value in tensors.items():
+        if torch.is_grad_enabled() and value.requires_grad:
+            raise RuntimeError(
+                f"{what}: {name} must not require a gradient, since {what} is not differentiable, "
+                f"got requires_grad=True. Pass {name}.detach()."
+            )
