@@ -3,6 +3,7 @@
 Form: `<what>: <argument> must <requirement>, got <value>. <what to do>`
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -53,8 +54,10 @@ def require_shape(what: str, argument: str, value: Tensor, shape: Sequence[int |
     fits = value.dim() == len(shape) and all(
         isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
     )
-    text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
-    require(fits, what, argument, f"have shape {text}", tuple(value.shape))
+    # The sentence is made on failure only: torch.compile cannot print a symbolic size.
+    if not fits:
+        text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+        require(False, what, argument, f"have shape {text}", tuple(value.shape))
 
 
 def require_same_device(what: str, **tensors: Tensor) -> None:
@@ -91,3 +94,17 @@ def require_no_grad(what: str, **tensors: Tensor) -> None:
                 f"{what}: {name} must not require a gradient, since {what} is not differentiable, "
                 f"got requires_grad=True. Pass {name}.detach()."
             )
+
+
+def positive_int(what: str, argument: str, value: object) -> int:
+    """`value` as an int of at least 1; anything with `__index__` is taken.
+
+    Raises:
+        TypeError: `value` is no integer. ValueError: It is less than 1.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(sentence(what, argument, "be an integer", repr(value))) from None
+    require(number >= 1, what, argument, "be at least 1", number)
+    return number

@@ -1,1 +1,1 @@
-"""data."""
+"""Data sets on disk: readers, checker, image cache, augmentation, samplers."""

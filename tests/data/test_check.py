@@ -1,0 +1,194 @@
+import json
+import re
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vireid_fast.data.check import check_dataset
+from vireid_fast.data.datasets import DATASETS
+from vireid_fast.data.structure import count_structure
+from vireid_fast.data.sysu_layout import read_sysu_layout
+from vireid_fast.data.table import ImageTable
+
+
+def table_of(counts, splits):
+    """A table with counts[camera][identity] images, without files."""
+    entries = [
+        (identity, camera, index)
+        for camera, identities in counts.items()
+        for identity, images in identities.items()
+        for index in range(1, images + 1)
+    ]
+    person_ids, camera_ids, image_indices = np.array(sorted(entries), np.int64).T
+    return ImageTable(
+        root=Path("nowhere"),
+        paths=tuple(f"{n}.jpg" for n in range(len(entries))),
+        person_ids=person_ids,
+        camera_ids=camera_ids,
+        modality=np.isin(camera_ids, (3, 6)).astype(np.int64),
+        image_indices=image_indices,
+        splits={split: np.array([*ids], np.int64) for split, ids in splits.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def sysu(shared_dir):
+    derived = json.loads((shared_dir / "fixtures/sysu_mm01/derived_structure.json").read_text())
+    counts = {
+        int(camera): {int(identity): n for identity, n in identities.items()}
+        for camera, identities in derived["counts"].items()
+    }
+    return counts, {split: derived[f"{split}_id"] for split in ("train", "val", "test")}
+
+
+def test_published_sysu_structure_has_the_documented_sums():
+    published = DATASETS["sysu_mm01"].published
+    assert published.num_identities("train+val") == 395
+    assert published.num_images("train+val", "visible") == 22258
+    assert published.num_images("train+val", "infrared") == 11909
+    assert published.num_images("train", "visible") == 20284
+    assert published.num_images("train", "infrared") == 9929
+    assert published.num_images("test", "visible") == 6775
+    assert published.protocol_sizes() == {
+        "queries": 3803,
+        "gallery_all": 301,
+        "gallery_indoor": 112,
+    }
+
+
+def test_real_sysu_structure_is_accepted(sysu):
+    report = check_dataset(table_of(*sysu), "sysu_mm01")
+    assert report.compared
+    assert report.deviations == ()
+    assert report.ok
+
+
+def test_incomplete_sysu_copy_is_named(sysu):
+    counts, splits = sysu
+    splits = {**splits, "val": splits["val"][:71]}
+    counts = {**counts, 6: {i: n for i, n in counts[6].items() if i != splits["test"][0]}}
+    report = check_dataset(table_of(counts, splits), "sysu_mm01")
+    assert not report.ok
+    for line in (
+        "train+val: 367 identities, published 395",
+        "val: 71 identities, published 99",
+        "train+val: 11,349 infrared images, published 11,909",
+        "test: 3,783 infrared images, published 3,803",
+        "test: camera 6 has 1,900 infrared images, published 1,920",
+        "test: camera 6 has 95 infrared identities, published 96",
+        "all: 15,772 infrared images, published 15,792",
+        "test queries: 3,783 images, published 3,803",
+    ):
+        assert line in report.deviations
+    assert not any(line.startswith("train:") for line in report.deviations)
+    assert not any("camera 3" in line for line in report.deviations if line.startswith("test"))
+
+
+def test_camera_absent_from_the_copy_is_named(sysu):
+    counts, splits = sysu
+    counts = {camera: ids for camera, ids in counts.items() if camera != 2}
+    deviations = check_dataset(table_of(counts, splits), "sysu_mm01").deviations
+    assert "test: camera 2 has 0 visible images, published 1,565" in deviations
+    assert "single-shot gallery of the indoor-search: 56 images, published 112" in deviations
+    assert "single-shot gallery of the all-search: 245 images, published 301" in deviations
+
+
+def test_published_scene_regions_structure():
+    published = DATASETS["scene_regions"].published
+    assert published.total_images == {"visible": 7288, "infrared": 3644}
+    assert published.num_identities("train+val") == 686
+    counts = {camera: dict.fromkeys(range(1, 912), 2) for camera in range(1, 7)}
+    splits = {"train": range(1, 602), "val": range(602, 687), "test": range(687, 912)}
+    table = table_of(counts, splits)
+    assert check_dataset(table, "scene_regions").ok
+
+
+def test_scene_regions_archive_equals_its_published_structure(shared_dir):
+    counts, splits = {}, {}
+    with tarfile.open(shared_dir / "data" / "scene-regions-sysu.tar") as archive:
+        for member in archive:
+            if match := re.search(r"cam(\d)/(\d+)/\d+\.jpg$", member.name):
+                camera, identity = int(match[1]), int(match[2])
+                of_camera = counts.setdefault(camera, {})
+                of_camera[identity] = of_camera.get(identity, 0) + 1
+            elif match := re.search(r"exp/(\w+)_id\.txt$", member.name):
+                text = archive.extractfile(member).read().decode()
+                splits[match[1]] = [int(word) for word in text.split(",")]
+    report = check_dataset(table_of(counts, splits), "scene_regions")
+    assert report.compared
+    assert report.deviations == ()
+    assert sum(report.counted.total_images.values()) == 10932
+
+
+def test_name_without_published_structure_is_only_counted(make_layout):
+    report = check_dataset(read_sysu_layout(make_layout()), "mine")
+    assert (report.compared, report.deviations, report.ok) == (False, (), True)
+    counted = report.to_json()
+    assert counted["identities"] == {"train": 3, "val": 1, "test": 2, "train+val": 4}
+    assert counted["images"]["train"] == {"visible": 24, "infrared": 12}
+    assert counted["images"]["all"] == {"visible": 48, "infrared": 24}
+    assert counted["cameras"]["test"]["infrared"]["6"] == {"images": 4, "identities": 2}
+    assert counted["protocol"] == {"queries": 8, "gallery_all": 8, "gallery_indoor": 4}
+    assert counted["decoded"] == 0
+
+
+def test_decoding_lists_bad_images(make_layout):
+    root = make_layout(pixels=True)
+    whole = (root / "cam2/0003/0001.jpg").read_bytes()
+    (root / "cam2/0003/0001.jpg").write_bytes(whole[:300])
+    (root / "cam6/0005/0002.jpg").write_bytes(b"")
+    calls = []
+    table = read_sysu_layout(root)
+    report = check_dataset(table, "mine", decode=True, progress=lambda *c: calls.append(c))
+    assert calls == [(n, len(table)) for n in range(1, len(table) + 1)]
+    assert not report.ok
+    content = json.loads(json.dumps(report.to_json()))
+    assert content["decoded"] == len(table)
+    assert content["ok"] is False
+    first, second = content["bad_images"]
+    assert first["path"].endswith("cam2/0003/0001.jpg")
+    assert first["reason"].startswith("a damaged or unsupported image")
+    assert second["path"].endswith("cam6/0005/0002.jpg")
+    assert second["reason"] == "an empty file"
+
+
+def test_problems_and_warnings_reach_the_report(make_layout):
+    table = read_sysu_layout(make_layout())
+    report = check_dataset(replace(table, problems=("p",), warnings=("w",)), "mine")
+    assert (report.problems, report.warnings, report.ok) == (("p",), ("w",), False)
+
+
+def test_registered_readers_take_root_and_strict(make_layout):
+    root = make_layout()
+    for dataset in DATASETS.values():
+        for strict in (True, False):
+            table = dataset.read(root, strict=strict)
+            assert count_structure(table) == count_structure(read_sysu_layout(root))
+
+
+def test_report_as_text(make_layout):
+    root = make_layout(pixels=True)
+    (root / "cam1/0001/0001.jpg").write_bytes(b"")
+    (root / "exp/val_id.txt").write_text("1")
+    table = read_sysu_layout(root, strict=False)
+    lines = str(check_dataset(table, "scene_regions", decode=True)).splitlines()
+    assert lines[0] == f"scene_regions in {root}"
+    assert lines[1].split() == ["split", "identities", "visible", "infrared"]
+    assert lines[2].split() == ["train", "3", "24", "12"]
+    assert lines[5].split() == ["train+val", "4", "32", "16"]
+    assert lines[6].split() == ["all", "48", "24"]
+    text = "\n".join(lines)
+    assert re.search(r"problem: .*one split only, got 1 in train and val: 1\.", text)
+    assert "deviation: train: 3 identities, published 601" in lines
+    assert f"bad image: {root / 'cam1/0001/0001.jpg'}: an empty file" in lines
+    assert lines[-1] == "The data set is not complete and sound."
+    good = str(check_dataset(replace(table, problems=()), "mine"))
+    assert good.endswith("No published structure to compare with; nothing is wrong with the files.")
+    sound = table_of(
+        {camera: dict.fromkeys(range(1, 912), 2) for camera in range(1, 7)},
+        {"train": range(1, 602), "val": range(602, 687), "test": range(687, 912)},
+    )
+    assert str(check_dataset(sound, "scene_regions")).endswith("Equal to the published structure.")

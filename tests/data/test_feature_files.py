@@ -1,0 +1,154 @@
+"""Feature files: round trips, files of others, damaged files."""
+
+import os
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from vireid_fast.data import feature_files
+from vireid_fast.data.feature_files import read_features, read_metadata, write_features
+
+
+def make_arrays(rows=5, width=3):
+    generator = np.random.default_rng(0)
+    return {
+        "features": generator.standard_normal((rows, width)).astype(np.float32),
+        "person_ids": np.arange(rows),
+        "camera_ids": np.arange(rows) % 6 + 1,
+        "modality": np.arange(rows) % 2,
+        "image_indices": np.arange(rows) + 1,
+    }
+
+
+@pytest.fixture(params=[".npz", ".safetensors"])
+def path(request, tmp_path):
+    return tmp_path / f"features{request.param}"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
+def test_round_trip(path, dtype):
+    arrays = make_arrays()
+    arrays["features"] = (10 * arrays["features"]).astype(dtype)
+    notes = {"checkpoint": "stage3", "note": 'Gänse "quoted"'}
+    write_features(path, arrays, notes)
+    back = read_features(path)
+    assert back.keys() == arrays.keys()
+    for key, array in arrays.items():
+        assert back[key].dtype == array.dtype
+        np.testing.assert_array_equal(back[key], array)
+    assert read_metadata(path) == notes
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_round_trip_without_optional_keys_and_of_views(path):
+    arrays = {key: make_arrays()[key] for key in feature_files.REQUIRED_KEYS}
+    arrays["features"] = arrays["features"].T[::-1].T
+    write_features(path, arrays)
+    back = read_features(path)
+    assert back.keys() == arrays.keys()
+    np.testing.assert_array_equal(back["features"], arrays["features"])
+    assert read_metadata(path) == {}
+
+
+def test_reads_a_file_of_another_program(tmp_path):
+    arrays = make_arrays()
+    np.savez_compressed(tmp_path / "other.npz", **arrays, paths=np.array(["a", "b"]))
+    assert read_features(tmp_path / "other.npz").keys() == arrays.keys()
+    assert read_metadata(tmp_path / "other.npz") == {}
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    tensors["features"] = tensors["features"].bfloat16()
+    safetensors.torch.save_file(tensors, tmp_path / "other.safetensors")
+    back = read_features(tmp_path / "other.safetensors")
+    assert back["features"].dtype == np.float32
+    np.testing.assert_array_equal(back["features"], tensors["features"].float().numpy())
+
+
+def test_failed_write_keeps_the_previous_file(path, monkeypatch):
+    arrays = make_arrays()
+    write_features(path, arrays)
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feature_files.np, "savez", full_disk)
+    monkeypatch.setattr(feature_files.safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_features(path, make_arrays(rows=7))
+    np.testing.assert_array_equal(read_features(path)["features"], arrays["features"])
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_truncated_file_is_named(path, keep):
+    write_features(path, make_arrays())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    for read in (read_features, read_metadata):
+        with pytest.raises(ValueError, match=f"{path.name} must be a complete"):
+            read(path)
+
+
+def test_garbage_is_named(path):
+    path.write_bytes(b"no archive at all" * 20)
+    with pytest.raises(ValueError, match=f"{path.name} must be a complete"):
+        read_features(path)
+
+
+def test_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "features.npz"
+    write_features(path, make_arrays())
+    content = bytearray(path.read_bytes())
+    content[content.index(make_arrays()["features"].tobytes()) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"features\.npz must be a complete .* CRC"):
+        read_features(path)
+
+
+def test_single_array_under_the_wrong_name(tmp_path):
+    with open(tmp_path / "features.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="one single array"):
+        read_features(tmp_path / "features.npz")
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    arrays = make_arrays() | {"person_ids": np.array([Bomb()], dtype=object)}
+    np.savez(tmp_path / "features.npz", **arrays)
+    with pytest.raises(ValueError, match="plain numeric arrays, got ValueError: Object arrays"):
+        read_features(tmp_path / "features.npz")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_missing_key_lists_those_present(tmp_path):
+    np.savez(tmp_path / "features.npz", feat=np.zeros((2, 2)), person_ids=np.zeros(2, int))
+    match = r"features\.npz: key 'features' must be in the file, got only \['feat', 'person_ids'\]"
+    with pytest.raises(ValueError, match=match):
+        read_features(tmp_path / "features.npz")
+
+
+def test_absent_file_and_unknown_suffix(tmp_path):
+    with pytest.raises(FileNotFoundError, match="path must be an existing file"):
+        read_features(tmp_path / "absent.npz")
+    (tmp_path / "features.csv").touch()
+    match = r"path suffix must be one of \['.npz', '.safetensors'\], got '.csv'"
+    with pytest.raises(ValueError, match=match):
+        read_features(tmp_path / "features.csv")
+    with pytest.raises(ValueError, match=match):
+        write_features(tmp_path / "features.csv", make_arrays())
+
+
+def test_write_rejects_wrong_arrays(path):
+    arrays = make_arrays()
+    with pytest.raises(ValueError, match="arrays must have the key 'camera_ids'"):
+        write_features(path, {k: v for k, v in arrays.items() if k != "camera_ids"})
+    with pytest.raises(ValueError, match="array name must be one of"):
+        write_features(path, arrays | {"modalities": arrays["modality"]})
+    with pytest.raises(TypeError, match="person_ids must be an array of numbers, got object"):
+        write_features(path, arrays | {"person_ids": np.array(["a"] * 5, dtype=object)})
+    assert not path.exists()

@@ -1,0 +1,301 @@
+"""The command `vireid`: parses, calls, prints. No logic."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vireid_fast._version import __version__
+from vireid_fast.config import load_config, presets
+
+app = typer.Typer(
+    name="vireid",
+    help="Visible-infrared person re-identification: train, extract, evaluate, re-rank.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="YAML file, or a preset such as csdn/scene_regions.")
+]
+RunOption = Annotated[Path, typer.Option("--run", "-r", help="Folder of the run.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue a stopped run; on the CPU bit for bit.")
+]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of the data set (data.root).")
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Leave damaged images out and count them.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Overrides such as seed=2 csdn.visual.epochs=10.", metavar="[KEY=VALUE]..."),
+]
+
+
+def _config(source: str, overrides: list[str] | None, root: Path | None, skip: bool) -> Any:
+    extra = [f"data.root={root}"] if root is not None else []
+    extra += ["data.skip_bad_images=true"] if skip else []
+    return load_config(source, [*extra, *(overrides or [])])
+
+
+def _show(results: dict[str, Any], path: Path | None) -> None:
+    from vireid_fast.engine.tables import results_table
+
+    console.print(results_table(results))
+    if path is not None:
+        from vireid_fast._files import atomic_write
+
+        [(_, result)] = results.items()
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        console.print(f"written: {path}")
+
+
+def _rerank(text: str | None) -> tuple[int, int, float] | None:
+    if text is None:
+        return None
+    try:
+        k1, k2, weight = text.split(",")
+        return int(k1), int(k2), float(weight)
+    except ValueError:
+        raise ValueError(
+            f"eval: --rerank must be k1,k2,lambda, got {text!r}. For example --rerank 20,6,0.3"
+        ) from None
+
+
+@app.command()
+def pretrain(
+    config: ConfigOption,
+    run: RunOption,
+    overrides: Overrides = None,
+    data_root: DataRootOption = None,
+    skip_bad_images: SkipOption = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Align the image and text encoder of a small CLIP; writes RUN/weights.safetensors."""
+    from vireid_fast.engine.workflow import pretrain as work
+
+    weights = work(_config(config, overrides, data_root, skip_bad_images), run, resume=resume)
+    console.print(f"weights: {weights}")
+
+
+@app.command()
+def train(
+    run: RunOption,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="YAML file, or a preset such as csdn/scene_regions."),
+    ] = None,
+    overrides: Overrides = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="With --data: the preset METHOD/DATA.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="See --method.")] = None,
+    data_root: DataRootOption = None,
+    skip_bad_images: SkipOption = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a method through all its stages."""
+    from vireid_fast.engine.workflow import train as work
+
+    source = config or (f"{method}/{data}" if method and data else None)
+    if source is None and resume:
+        source = str(run / "config.yaml")
+    if source is None:
+        raise ValueError(f"train: --config must be given, got nothing. Presets: {presets()}")
+    result = work(_config(source, overrides, data_root, skip_bad_images), run, resume=resume)
+    console.print(f"run: {result.path}  next: vireid eval --run {result.path}")
+
+
+@app.command()
+def extract(
+    run: RunOption,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help=".npz or .safetensors file.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or latest.")] = "best",
+) -> None:
+    """Write the features of a split as a feature file."""
+    from vireid_fast.engine.run_folder import RunFolder
+    from vireid_fast.engine.workflow import extract_run
+
+    path, extraction = extract_run(RunFolder.open(run), split, out=out, which=checkpoint)
+    rows, width = extraction.features.features.shape
+    console.print(f"features: {path}  {rows} images, width {width}")
+
+
+@app.command("eval")
+def evaluate(
+    query: Annotated[Path | None, typer.Option(help="Feature file of the queries.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Feature file of the gallery.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Feature file to draw query and gallery from.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", "-r", help="Run to evaluate.")] = None,
+    protocol: Annotated[str, typer.Option(help="sysu/agw or sysu/official.")] = "sysu/agw",
+    mode: Annotated[str, typer.Option(help="all or indoor.")] = "all",
+    shots: Annotated[int, typer.Option(help="Gallery images per identity and camera.")] = 1,
+    permutations: Annotated[
+        Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="euclidean, cosine or dot; the protocol's own otherwise.")
+    ] = None,
+    rerank: Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
+) -> None:
+    """Evaluate feature files of any model, or a run on its test identities."""
+    from vireid_fast.engine.evaluation_files import evaluate_files
+    from vireid_fast.engine.run_folder import RunFolder
+    from vireid_fast.engine.workflow import evaluate_run
+
+    if run is not None:
+        results = evaluate_run(RunFolder.open(run))
+        for name, result in results.items():
+            _show({name: result}, None)
+        console.print(f"written: {run / 'results.json'}")
+        return
+    result = evaluate_files(
+        query, gallery, features, protocol=protocol, mode=mode, shots=shots,
+        permutations=permutations, metric=metric, rerank=_rerank(rerank),
+    )  # fmt: skip
+    _show({"reranked" if rerank else "plain": result}, json_file)
+
+
+@app.command()
+def rerank(
+    query: Annotated[Path, typer.Option(help="Feature file of the queries.")],
+    gallery: Annotated[Path, typer.Option(help="Feature file of the gallery.")],
+    out: Annotated[Path, typer.Option(help="Target .npz file.")],
+    k1: Annotated[int, typer.Option(help="Neighbours of the reciprocal sets.")] = 20,
+    k2: Annotated[int, typer.Option(help="Neighbours of the query expansion.")] = 6,
+    lambda_value: Annotated[float, typer.Option("--lambda", help="Weight of the distance.")] = 0.3,
+    top_k: Annotated[int | None, typer.Option(help="Write lists of K instead of a matrix.")] = None,
+    metric: Annotated[str, typer.Option(help="euclidean, or cosine to normalise.")] = "euclidean",
+) -> None:
+    """Re-rank a gallery with k-reciprocal encoding and write distances or lists."""
+    from vireid_fast.engine.evaluation_files import rerank_files
+
+    shape = rerank_files(
+        query, gallery, out, k1=k1, k2=k2, lambda_value=lambda_value, top_k=top_k, metric=metric
+    )
+    console.print(f"written: {out}  {' x '.join(str(n) for n in shape)}")
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    layout: Annotated[str, typer.Option(help="Layout on disk.")] = "sysu_mm01",
+    identities: Annotated[int, typer.Option(help="Persons to draw.")] = 60,
+    views: Annotated[int, typer.Option(help="Images per person and camera.")] = 4,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 128,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 64,
+    tracklets: Annotated[int, typer.Option(help="Walking tracklets per person and camera.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Also write a contact sheet (PNG).")] = None,
+) -> None:
+    """Draw a synthetic visible-infrared pedestrian set."""
+    from vireid_fast._checks import require_choice
+    from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
+    from vireid_fast.engine.progress import progress_bar
+
+    require_choice("synth", "--layout", layout, ("sysu_mm01",))
+    with progress_bar("drawing pedestrians") as advance:
+        write_sysu_layout(
+            out, identities=identities, views=views, size=(height, width), seed=seed,
+            tracklets=tracklets, progress=advance,
+        )  # fmt: skip
+    if sheet is not None:
+        contact_sheet(out).save(sheet)
+    console.print(f"data set: {out}" + (f"  contact sheet: {sheet}" if sheet else ""))
+
+
+@app.command("check-data")
+def check_data(
+    root: Annotated[Path, typer.Option("--root", "--data-root", help="Folder of the data set.")],
+    data: Annotated[str, typer.Option(help="Data set reader.")] = "sysu_mm01",
+    decode: Annotated[bool, typer.Option(help="Open every image too.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report.")] = None,
+) -> None:
+    """Count identities, cameras and images, and name what deviates from the published set."""
+    from vireid_fast._checks import require_choice
+    from vireid_fast._files import atomic_write
+    from vireid_fast.data.check import check_dataset
+    from vireid_fast.data.datasets import DATASETS
+    from vireid_fast.engine.progress import progress_bar
+
+    require_choice("check-data", "--data", data, sorted(DATASETS))
+    table = DATASETS[data].read(root, strict=False)
+    with progress_bar("decoding images", enabled=decode) as advance:
+        report = check_dataset(table, data, decode=decode, progress=advance)
+    console.print(str(report), markup=False, highlight=False)
+    if json_file is not None:
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Versions, the kernels in use, and what to run to get the others."""
+    from vireid_fast.engine.info import kernel_lines, report
+
+    values = report()
+    if as_json:
+        print(json.dumps(values, indent=1))  # noqa: T201
+        return
+    for name in ("vireid_fast", "python", "torch", "numpy", "platform", "threads", "cuda",
+                 "instruction_sets", "build"):  # fmt: skip
+        console.print(f"{name:17} {values[name]}", highlight=False, markup=False)
+    table = Table("op", "CPU", "GPU", title="kernels in use", title_justify="left")
+    for line in kernel_lines():
+        table.add_row(line.op, line.cpu, line.cuda)
+    console.print(table)
+    for line in values["advice"]:
+        console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", "-r", help="Folder.")] = Path("runs/demo"),
+    identities: Annotated[int, typer.Option(help="Persons to draw.")] = 120,
+    short: Annotated[bool, typer.Option(help="Only show that everything works.")] = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Draw a data set, train a small CSDN, evaluate it without and with re-ranking."""
+    from vireid_fast.engine.demo import demo as work
+    from vireid_fast.engine.tables import results_table
+
+    finished, results = work(run, identities=identities, short=short, resume=resume)
+    console.print(results_table(results))
+    console.print(f"run: {finished.path}  results: {finished.results_file}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors of use and of files become one line and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, RuntimeError, NotImplementedError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,117 @@
+"""Vision transformer of CLIP, split into a patch stem and a trunk."""
+
+import torch
+from torch import Tensor, nn
+
+from vireid_fast._checks import require, require_shape
+from vireid_fast.clip.features import VisualFeatures
+from vireid_fast.clip.transformer import LayerNorm, Transformer
+
+
+class PatchStem(nn.Module):
+    """Non-overlapping patch convolution without bias."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn images (B, 3, H, W) into a map of patch embeddings (B, D, h, w)."""
+        return self.conv1(images)
+
+
+class ViTTrunk(nn.Module):
+    """Class token, positions, transformer and projection.
+
+    Args:
+        grid: Patch grid (h, w).
+        width: Token width D.
+        layers: Number of blocks.
+        heads: Number of heads.
+        projected_width: Joint width d.
+        activation: "quick_gelu" or "gelu".
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: tuple[int, int],
+        width: int,
+        layers: int,
+        heads: int,
+        projected_width: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        scale = width**-0.5
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(1 + grid[0] * grid[1], width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, activation)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, projected_width))
+
+    def forward(self, stem_map: Tensor) -> VisualFeatures:
+        """Encode a patch map of shape (B, D, h, w); h and w are the grid of construction."""
+        width = self.class_embedding.shape[0]
+        require_shape("ViTTrunk", "stem_map", stem_map, ("B", width, *self.grid))
+        patches = stem_map.flatten(2).transpose(1, 2)
+        first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        tokens = torch.cat([first, patches], dim=1)
+        tokens = self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
+        tokens = self.ln_post(self.transformer(tokens))
+        pooled = tokens[:, 0]
+        return VisualFeatures(tokens, pooled, pooled @ self.proj)
+
+
+class ViTVisual(nn.Module):
+    """Vision transformer image tower: `stem` (patch convolution), then `trunk`.
+
+    Args:
+        image_size: (H, W) in pixels; both multiples of `patch_size`.
+        patch_size: Side of a patch in pixels.
+        width: Token width D.
+        layers: Number of blocks.
+        heads: Number of heads.
+        projected_width: Joint width d.
+        activation: "quick_gelu" or "gelu".
+
+    Raises:
+        ValueError: The image is no whole number of patches, or the heads do not divide the width.
+    """
+
+    convolutional = False
+    """The map is a list of tokens whose first is the class token."""
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        projected_width: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        require(
+            all(side > 0 and side % patch_size == 0 for side in image_size),
+            "ViTVisual", "image_size", f"be positive multiples of the patch size {patch_size}",
+            image_size,
+        )  # fmt: skip
+        self.image_size = image_size
+        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        self.feature_width = width
+        self.projected_width = projected_width
+        self.stem = PatchStem(patch_size, width)
+        self.trunk = ViTTrunk(
+            grid=self.grid, width=width, layers=layers, heads=heads,
+            projected_width=projected_width, activation=activation,
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> VisualFeatures:
+        """Encode images of shape (B, 3, H, W), floating point, normalised."""
+        require_shape("ViTVisual", "images", images, ("B", 3, *self.image_size))
+        return self.trunk(self.stem(images))

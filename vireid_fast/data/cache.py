@@ -1,0 +1,231 @@
+"""Resized images in one memory-mapped file, shared by every view and every run."""
+
+import errno
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vireid_fast._checks import require, sentence
+from vireid_fast._files import atomic_write
+from vireid_fast._version import __version__
+from vireid_fast.data.images import ImageError, load_images, require_size
+from vireid_fast.data.table import ImageTable, require_rows
+
+Progress = Callable[[int, int], None]
+
+# Raise when the content of the files changes for the same images and package version.
+_FORMAT = 1
+_NPY_HEADER_BYTES = 128
+_STALE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Resized images of some rows of a table.
+
+    Attributes:
+        images: Read-only memory map. Shape (n, H, W, 3), uint8.
+        rows: Row of the table of each image; bad images are left out. Shape (n,), int64.
+        bad: The images that could not be read and were skipped.
+        path: The file of the images.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+    bad: tuple[ImageError, ...]
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray) -> Tensor:
+        """Copy images at positions 0..n-1 of the cache. Shape (B, H, W, 3), uint8, CPU."""
+        return torch.from_numpy(self.images[np.asarray(indices, np.int64)])
+
+
+def open_cache(
+    table: ImageTable,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    folder: str | Path,
+    *,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> ImageCache:
+    """Open the cache of some images, making it first if it is absent or out of date.
+
+    A cache is two files in `folder`: the images as .npy and an index as .json, which is written
+    last. It is reused while the files' paths, lengths and modification times, the size and the
+    package version are the same. A run that dies while writing leaves nothing that counts as a
+    cache.
+
+    Args:
+        table: The data set.
+        rows: Rows to hold, in this order. Shape (N,).
+        size: (height, width) of the images in the cache.
+        folder: Folder of the cache files; made if absent.
+        skip_bad: Leave unreadable images out and list them in `ImageCache.bad`.
+        progress: Called with (images done, N) after each image; not called for a reused cache.
+
+    Raises:
+        ImageError: An image cannot be read and `skip_bad` is False. Nothing is left behind.
+        ValueError: `rows` or `size` does not fit, or every image is bad.
+        RuntimeError: The folder cannot be written, or the disk is too full.
+    """
+    rows = require_rows(table, rows, "open_cache")
+    require_size("open_cache", size)
+    require(len(rows) > 0, "open_cache", "rows", "name at least one image", "none")
+    folder = Path(folder)
+    key, digest = _digests(table, rows, size)
+    data = folder / f"images-{size[0]}x{size[1]}-{key}.npy"
+    cached = _open_existing(data, digest, rows, size)
+    if cached is None:
+        _build(table, rows, size, data, digest, skip_bad, progress)
+        cached = _open_existing(data, digest, rows, size)
+        require(
+            cached is not None, "open_cache", "the new cache", f"be readable at {data}", "none",
+            "Another program changed it; run again.", RuntimeError,
+        )  # fmt: skip
+    if cached.bad and not skip_bad:
+        raise cached.bad[0]
+    return cached
+
+
+def _digests(table: ImageTable, rows: np.ndarray, size: tuple[int, int]) -> tuple[str, str]:
+    """Name of the selection, and a digest that also covers the files' state."""
+    paths = [table.paths[row] for row in rows]
+    selection = json.dumps([str(table.root.resolve()), size, paths])
+    state = []
+    for row in rows:
+        try:
+            stat = table.file(row).stat()
+            state.append((stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            # Reading the image gives the error that names it.
+            state.append(None)
+    key = hashlib.sha256(selection.encode()).hexdigest()
+    content = json.dumps([_FORMAT, __version__, key, state])
+    return key[:16], hashlib.sha256(content.encode()).hexdigest()
+
+
+def _open_existing(
+    data: Path, digest: str, rows: np.ndarray, size: tuple[int, int]
+) -> ImageCache | None:
+    """The cache at `data` if it is whole and up to date."""
+    try:
+        index = json.loads(data.with_suffix(".json").read_text(encoding="utf-8"))
+        if index["digest"] != digest:
+            return None
+        images = np.load(data, mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if images.shape != (len(rows), *size, 3) or images.dtype != np.uint8:
+        return None
+    kept = np.delete(rows, index["bad_positions"])
+    bad = tuple(ImageError(entry["path"], entry["reason"]) for entry in index["bad"])
+    # The slots behind the kept images are unused: the header was written before they were read.
+    return ImageCache(images=images[: len(kept)], rows=kept, bad=bad, path=data)
+
+
+def _build(
+    table: ImageTable,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    data: Path,
+    digest: str,
+    skip_bad: bool,
+    progress: Progress | None,
+) -> None:
+    needed = _NPY_HEADER_BYTES + len(rows) * size[0] * size[1] * 3
+    try:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(data)
+        _require_space(data.parent, needed)
+        # An old index must never describe new images, even if this process is killed in between.
+        data.with_suffix(".json").unlink(missing_ok=True)
+        with atomic_write(data) as temporary:
+            bad = _write_images(table, rows, size, temporary, skip_bad, progress)
+        index = {
+            "digest": digest,
+            "size": list(size),
+            "paths": [table.paths[row] for row in rows],
+            "bad_positions": list(bad),
+            "bad": [{"path": error.path, "reason": error.reason} for error in bad.values()],
+        }
+        with atomic_write(data.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(index), encoding="utf-8")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full_disk(data.parent, needed, "a full disk") from error
+        raise RuntimeError(
+            sentence(
+                "open_cache", "data.cache", "be a folder that can be written",
+                f"{data.parent} ({error.strerror or error})", "Set data.cache to another folder.",
+            )
+        ) from error  # fmt: skip
+
+
+def _write_images(
+    table: ImageTable,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    path: Path,
+    skip_bad: bool,
+    progress: Progress | None,
+) -> dict[int, ImageError]:
+    """Write all readable images one after another; returns the bad ones by position.
+
+    Plain writes instead of a writable memory map: on a full disk a map kills the process (SIGBUS).
+    """
+    bad: dict[int, ImageError] = {}
+    files = [table.file(row) for row in rows]
+    shape = (len(rows), *size, 3)
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        for position, image in enumerate(load_images(files, size)):
+            if isinstance(image, ImageError):
+                if not skip_bad:
+                    raise image
+                bad[position] = image
+            else:
+                stream.write(image.tobytes())
+            if progress is not None:
+                progress(position + 1, len(rows))
+        require(
+            len(bad) < len(rows), "open_cache", "rows", "name at least one readable image",
+            f"{len(bad)} bad ones, the first: {next(iter(bad.values()), None)}",
+        )  # fmt: skip
+        stream.write(bytes(len(bad) * size[0] * size[1] * 3))
+    return bad
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise _full_disk(folder, needed, f"{free:,} free bytes")
+
+
+def _full_disk(folder: Path, needed: int, got: str) -> RuntimeError:
+    return RuntimeError(
+        sentence(
+            "open_cache", "data.cache", f"have {needed:,} free bytes in {folder}", got,
+            "Free space, or set data.cache to a folder on another disk.",
+        )
+    )  # fmt: skip
+
+
+def _remove_stale(data: Path) -> None:
+    """Remove what killed runs left of this cache; a running writer keeps its file fresh."""
+    for path in data.parent.glob(f".{data.name}.*.tmp"):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""Registry of data sets: name -> reader and, where known, the published structure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vireid_fast.data.structure import CameraCount, Structure
+from vireid_fast.data.sysu_layout import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
+from vireid_fast.data.table import ImageTable
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of the registry.
+
+    Attributes:
+        read: `read(root, *, strict=True)` lists the images below a folder.
+        published: Counts of a complete copy; None where there is nothing to compare with.
+    """
+
+    read: Callable[..., ImageTable]
+    published: Structure | None = None
+
+
+def _sysu_cameras(
+    images: Sequence[int], identities: Sequence[int]
+) -> dict[str, dict[int, CameraCount]]:
+    """Counts of cameras 1..6, by modality."""
+    return {
+        word: {c: CameraCount(images[c - 1], identities[c - 1]) for c in cameras}
+        for word, cameras in (("visible", VISIBLE_CAMERAS), ("infrared", INFRARED_CAMERAS))
+    }
+
+
+# Counted in rand_perm_cam.mat and the id lists of wuancong/SYSU-MM01@0499112; the sums equal its
+# README. Cameras 1, 2 and 6 never saw the validation identities.
+_SYSU_MM01 = Structure(
+    identities={"train": 296, "val": 99, "test": 96},
+    cameras={
+        "train": _sysu_cameras(
+            (4721, 5753, 5929, 4821, 4989, 4000), (194, 195, 293, 283, 294, 200)
+        ),
+        "val": _sysu_cameras((0, 0, 1980, 990, 984, 0), (0, 0, 99, 99, 96, 0)),
+        "test": _sysu_cameras((1374, 1565, 1883, 1918, 1918, 1920), (56, 56, 93, 94, 95, 96)),
+    },
+    total_images={"visible": 30071, "infrared": 15792},
+)
+
+
+def _uniform_structure(identities: Mapping[str, int], views: int) -> Structure:
+    """Structure of a set in which each of the six cameras has `views` images of everyone."""
+    total = views * sum(identities.values())
+    return Structure(
+        identities=identities,
+        cameras={split: _sysu_cameras([views * n] * 6, [n] * 6) for split, n in identities.items()},
+        total_images={
+            "visible": len(VISIBLE_CAMERAS) * total,
+            "infrared": len(INFRARED_CAMERAS) * total,
+        },
+    )
+
+
+DATASETS: dict[str, Dataset] = {
+    "sysu_mm01": Dataset(read_sysu_layout, _SYSU_MM01),
+    "scene_regions": Dataset(
+        read_sysu_layout, _uniform_structure({"train": 601, "val": 85, "test": 225}, views=2)
+    ),
+}

@@ -1,0 +1,245 @@
+"""Reader of SYSU-MM01's layout: camK/<identity>/<image>, exp/{train,val,test}_id.{txt,mat}."""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from vireid_fast.data.table import (
+    INFRARED,
+    MODALITY_NAMES,
+    SPLITS,
+    VISIBLE,
+    DatasetError,
+    ImageTable,
+    name_some,
+    untrainable,
+)
+
+VISIBLE_CAMERAS = (1, 2, 4, 5)
+INFRARED_CAMERAS = (3, 6)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_sysu_layout(root: str | Path, *, strict: bool = True) -> ImageTable:
+    """List the images of a data set in SYSU-MM01's layout.
+
+    Rows are ordered by (identity, camera, file name), the order in which the de-facto protocol
+    walks through the gallery. File names are sorted as text, and `image_indices` count the sorted
+    files from 1, as `rand_perm_cam.mat` does. Hidden files and files without an image extension
+    are ignored. Ids on disk that are in no split keep their rows.
+
+    Args:
+        root: Folder that holds cam1 ... cam6 and exp.
+        strict: Raise if there is a problem; otherwise list it in `ImageTable.problems`, so that a
+            checker can name all of them.
+
+    Returns:
+        The table. `warnings` names what was ignored.
+
+    Raises:
+        DatasetError: The root is missing or holds no image; or, if strict: camera folders or id
+            lists are missing or empty, a list is no list of ids, an id is in two splits, an id of
+            a split has no image, or a training identity has images of one modality only.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        got = "a file" if root.exists() else "no such folder"
+        raise DatasetError(
+            f"{root}: the data root must be a folder with cam1 ... cam6 and exp, got {got}. "
+            "Check data.root."
+        )
+    findings = _Findings()
+    files = _list_cameras(root, findings)
+    if not files:
+        raise DatasetError(
+            "\n".join(
+                [
+                    f"{root}: the data root must hold images as camK/<identity>/<image>.jpg, "
+                    "got none. Check data.root and that the archive is unpacked.",
+                    *findings.problems,
+                    *findings.warnings,
+                ]
+            )
+        )
+    splits = {split: _read_split(root, split, findings) for split in SPLITS}
+    table = _make_table(root, files, splits)
+    findings.problems += _split_problems(table)
+    findings.problems += untrainable(table, "train")
+    findings.warnings += _modality_warnings(table)
+    if strict and findings.problems:
+        raise DatasetError("\n".join(findings.problems))
+    return replace(table, problems=tuple(findings.problems), warnings=tuple(findings.warnings))
+
+
+def _list_cameras(root: Path, findings: _Findings) -> list[tuple[int, int, int, str]]:
+    """All images as (identity, camera, index, relative path), sorted."""
+    files: list[tuple[int, int, int, str]] = []
+    for camera in sorted(VISIBLE_CAMERAS + INFRARED_CAMERAS):
+        folder = root / f"cam{camera}"
+        found = _list_camera(root, camera, findings) if folder.is_dir() else []
+        if not found:
+            state = "holds no image" if folder.is_dir() else "is missing"
+            findings.problems.append(
+                f"{folder}: the camera folder {state}. Restore it from the original archive."
+            )
+        files += found
+    return sorted(files)
+
+
+def _list_camera(root: Path, camera: int, findings: _Findings) -> list[tuple[int, int, int, str]]:
+    files: list[tuple[int, int, int, str]] = []
+    names: dict[int, str] = {}
+    ignored, empty = [], []
+    camera_folder = root / f"cam{camera}"
+    for folder in sorted(camera_folder.iterdir()):
+        if folder.name.startswith("."):
+            continue
+        if not (folder.is_dir() and re.fullmatch(r"[0-9]+", folder.name)):
+            ignored.append(folder.name)
+            continue
+        identity = int(folder.name)
+        if identity in names:
+            findings.problems.append(
+                f"{camera_folder}: folders must name different identities, got "
+                f"{names[identity]} and {folder.name}. Merge or rename one of them."
+            )
+            continue
+        names[identity] = folder.name
+        images = sorted(name.name for name in folder.iterdir() if _is_image(name))
+        if not images:
+            empty.append(folder.name)
+        files += [
+            (identity, camera, index, f"{camera_folder.name}/{folder.name}/{image}")
+            for index, image in enumerate(images, start=1)
+        ]
+    if ignored:
+        findings.warnings.append(
+            f"{camera_folder}: ignored what is not a folder named by an identity number: "
+            f"{name_some(ignored)}."
+        )
+    if empty:
+        findings.warnings.append(
+            f"{camera_folder}: {len(empty)} identity folders hold no image: {name_some(empty)}."
+        )
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _read_split(root: Path, split: str, findings: _Findings) -> np.ndarray:
+    """Ascending identities of one split; a missing or damaged list is a finding."""
+    text, matlab = root / "exp" / f"{split}_id.txt", root / "exp" / f"{split}_id.mat"
+    try:
+        if text.is_file():
+            source, ids = text, _parse_ids(text)
+        elif matlab.is_file():
+            source, ids = matlab, _read_matlab_ids(matlab)
+        else:
+            source, ids = text, None
+    except DatasetError as error:
+        findings.problems.append(str(error))
+        return np.empty(0, np.int64)
+    if not ids:
+        state = "is missing" if ids is None else "holds no id"
+        line = f"{source}: the id list {state}."
+        if split == "val":
+            findings.warnings.append(f"{line} There are no validation identities.")
+        else:
+            findings.problems.append(
+                f"{line} Write the {split} identities into it, separated by commas."
+            )
+    unique = np.unique(np.asarray(ids or [], np.int64))
+    if ids and len(unique) < len(ids):
+        findings.warnings.append(f"{source}: {len(ids) - len(unique)} ids are listed repeatedly.")
+    return unique
+
+
+def _parse_ids(path: Path) -> list[int]:
+    try:
+        words = re.split(r"[\s,]+", path.read_text(encoding="utf-8-sig").strip(" \t\r\n,"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: the id list must be a readable text, got {error}.") from error
+    for position, word in enumerate(words, start=1):
+        if word and not re.fullmatch(r"[0-9]+", word):
+            raise DatasetError(
+                f"{path}: the id list must hold numbers separated by commas, got {word!r} as "
+                f"entry {position}. Repair the list."
+            )
+    return [int(word) for word in words if word]
+
+
+def _read_matlab_ids(path: Path) -> list[int]:
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path)
+    # scipy raises many types on damaged files.
+    except Exception as error:
+        raise DatasetError(
+            f"{path}: the id list must be a MATLAB file, got {error or type(error).__name__}. "
+            f"Write the ids into {path.with_suffix('.txt')}, separated by commas."
+        ) from error
+    arrays = [value for name, value in content.items() if not name.startswith("__")]
+    if len(arrays) != 1 or not np.issubdtype(arrays[0].dtype, np.number):
+        raise DatasetError(
+            f"{path}: the id list must hold one array of numbers, got {len(arrays)} variables. "
+            f"Write the ids into {path.with_suffix('.txt')}, separated by commas."
+        )
+    return [int(value) for value in arrays[0].ravel()]
+
+
+def _make_table(
+    root: Path, files: list[tuple[int, int, int, str]], splits: dict[str, np.ndarray]
+) -> ImageTable:
+    person_ids, camera_ids, image_indices, paths = zip(*files, strict=True)
+    cameras = np.asarray(camera_ids, np.int64)
+    return ImageTable(
+        root=root,
+        paths=paths,
+        person_ids=np.asarray(person_ids, np.int64),
+        camera_ids=cameras,
+        modality=np.where(np.isin(cameras, INFRARED_CAMERAS), INFRARED, VISIBLE),
+        image_indices=np.asarray(image_indices, np.int64),
+        splits=splits,
+    )
+
+
+def _split_problems(table: ImageTable) -> list[str]:
+    problems = []
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = np.intersect1d(table.splits[first], table.splits[second])
+        if both.size:
+            problems.append(
+                f"{table.root / 'exp'}: an identity must be in one split only, got {both.size} "
+                f"in {first} and {second}: {name_some(both)}. Remove them from one list."
+            )
+    for split, ids in table.splits.items():
+        absent = np.setdiff1d(ids, table.person_ids)
+        if absent.size:
+            problems.append(
+                f"{table.root}: every {split} identity must have images, got {absent.size} "
+                f"without any: {name_some(absent)}. Restore their folders, or remove these ids "
+                f"from exp/{split}_id.txt."
+            )
+    return problems
+
+
+def _modality_warnings(table: ImageTable) -> list[str]:
+    """Identities that can be evaluated but never matched across modalities."""
+    return [
+        f"{table.root}: {len(ids)} {split} identities have no {MODALITY_NAMES[modality]} image: "
+        f"{name_some(ids)}. They give queries without a match, or none at all."
+        for split in ("val", "test")
+        for modality, ids in table.lacking_modality(split).items()
+        if ids
+    ]

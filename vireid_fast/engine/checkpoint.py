@@ -1,0 +1,219 @@
+"""Checkpoints: a folder of safetensors files and one JSON card, visible only when complete.
+
+Nothing in a checkpoint is executed when it is read. A folder appears under its final name in one
+step; `latest.json` and `best.json` beside it name the folders to use and change in one step too.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vireid_fast._files import atomic_write, flush
+from vireid_fast._version import __version__
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+CARD_FILE = "card.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+@dataclass
+class Checkpoint:
+    """Weights, optimiser state and the card of one moment of a run."""
+
+    model: dict[str, Tensor]
+    card: dict[str, Any]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder; a killed or failed write leaves no folder of that name.
+
+    Args:
+        folder: Target; an existing one of that name is replaced.
+        checkpoint: What to write.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        files = {MODEL_FILE: _own(checkpoint.model)}
+        scalars: dict[str, Any] = {}
+        if checkpoint.optimizer:
+            tensors, scalars = _flatten_optimizer(checkpoint.optimizer)
+            files[OPTIMIZER_FILE] = tensors
+        digests = {}
+        for name, tensors in files.items():
+            _save_tensors(temporary / name, tensors)
+            digests[name] = _digest(temporary / name)
+        card = {
+            **checkpoint.card, "version": __version__, "sha256": digests, "optimizer": scalars,
+        }  # fmt: skip
+        with atomic_write(temporary / CARD_FILE) as path:
+            path.write_text(json.dumps(card, indent=1), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder and verify its files.
+
+    Raises:
+        CheckpointError: The folder or a file is absent, damaged or of another program.
+    """
+    card = _read_json(folder / CARD_FILE)
+    if not isinstance(card.get("sha256"), dict) or MODEL_FILE not in card["sha256"]:
+        raise CheckpointError(f"checkpoint: {folder / CARD_FILE} must list its files, got {card}.")
+    tensors = {name: _load_tensors(folder / name, digest) for name, digest in card["sha256"].items()
+               if name in (MODEL_FILE, OPTIMIZER_FILE)}  # fmt: skip
+    optimizer = {}
+    if OPTIMIZER_FILE in tensors:
+        optimizer = _restore_optimizer(tensors[OPTIMIZER_FILE], card["optimizer"])
+    return Checkpoint(tensors[MODEL_FILE], card, optimizer)
+
+
+def point_to(pointer: Path, folder: Path, **facts: object) -> None:
+    """Make `pointer` (latest.json, best.json) name a checkpoint folder beside it."""
+    with atomic_write(pointer) as path:
+        path.write_text(json.dumps({"checkpoint": folder.name, **facts}), encoding="utf-8")
+
+
+def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and facts that a pointer names."""
+    facts = _read_json(pointer)
+    name = facts.get("checkpoint")
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(f"checkpoint: {pointer} must name a folder beside it, got {name!r}.")
+    return pointer.parent / name, facts
+
+
+def remove_other_checkpoints(parent: Path, keep: set[str]) -> None:
+    """Delete checkpoint folders that no pointer names, and remains of killed writes."""
+    for entry in parent.iterdir():
+        if entry.is_dir() and entry.name not in keep:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(entry)
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"checkpoint: {path} could not be written: {error}.") from error
+    flush(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
+            hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()  # fmt: skip
+
+
+def _load_tensors(path: Path, digest: object) -> dict[str, Tensor]:
+    remedy = "Restore the checkpoint, or start the run anew without --resume."
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: {path} must exist, got no such file. {remedy}")
+    found = _digest(path)
+    if found != digest:
+        raise CheckpointError(
+            f"checkpoint: {path} must have SHA-256 {digest}, got {found}: it is damaged. {remedy}"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"checkpoint: {path} must be safetensors, got {error}.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"checkpoint: {path} must exist, got no such file. "
+            "Give the folder of a run that has saved a checkpoint."
+        ) from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"checkpoint: {path} must be JSON, got {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"checkpoint: {path} must hold an object, got {type(value).__name__}.")
+    return value
+
+
+def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous().clone()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    groups = [
+        {name: value for name, value in group.items() if _is_plain(value)}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"param_groups": groups}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float | bool | str | list | tuple | type(None))
+
+
+def _restore_optimizer(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": scalars["param_groups"]}
+
+
+def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load weights and name everything that does not fit.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or of another shape, as for a checkpoint of
+            another method, architecture or number of identities.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in sorted(own.keys() & tensors.keys()) if own[k].shape != tensors[k].shape
+    ]  # fmt: skip
+    if missing or unexpected or shapes:
+        parts = [
+            f"{title} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
+            for title, names in (
+                ("missing", missing), ("unexpected", unexpected), ("shape", shapes))
+            if names
+        ]  # fmt: skip
+        raise CheckpointError(
+            f"checkpoint: {source} must fit the configured model, got {'; '.join(parts)}. "
+            "Use the configuration saved with the run, of the same method and identities."
+        )
+    module.load_state_dict(tensors)

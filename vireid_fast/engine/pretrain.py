@@ -1,0 +1,183 @@
+"""Contrastive pre-training of a small CLIP, so that its texts and images share one space.
+
+CLIP's premise, encoders that are already aligned, does not hold for random weights. The synthetic
+pedestrians carry captions made from their attributes, and the training images carry pairs:
+
+    L = w_c L_caption + w_p L_pair
+    L_caption: images of either modality against the captions of their identities,
+    L_pair: visible against infrared training images of one identity,
+
+both symmetric supervised contrasts of L2-normalised projected features. Validation and test
+identities are not seen. Ours; no paper describes it.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vireid_fast.clip import CLIP
+from vireid_fast.clip.vocabulary import WordVocabulary
+from vireid_fast.config import Config
+from vireid_fast.data.samplers import IdentitySampler
+from vireid_fast.data.table import INFRARED, VISIBLE
+from vireid_fast.data.transforms import Augmentation, infrared_view, visible_view
+from vireid_fast.engine.optim import Schedule, parameter_groups
+from vireid_fast.engine.seeds import derive_seed, generator
+from vireid_fast.engine.stage import StagePlan
+from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.losses import cross_modal_contrast
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Token ids of every identity's captions, and which captions are equal.
+
+    Attributes:
+        ids: For each modality the captions. Shape (C, L), int64.
+        groups: For each modality the number of the distinct caption. Shape (C,), int64.
+    """
+
+    ids: tuple[Tensor, Tensor]
+    groups: tuple[Tensor, Tensor]
+
+
+def read_captions(root: Path, identities: np.ndarray, vocabulary: WordVocabulary) -> Captions:
+    """Captions of the given identities of a synthetic set.
+
+    Raises:
+        ValueError: `captions.json` is absent or lacks an identity.
+    """
+    path = root / "captions.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        texts = [[table[f"{person:04d}"][name] for person in identities.tolist()]
+                 for name in ("visible", "infrared")]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"pretrain: {path} must hold a caption for every identity, got {error!r}. "
+            "Make the set with `vireid synth`."
+        ) from error
+    longest = max(len(vocabulary.encode(text)) for own in texts for text in own)
+    ids = [vocabulary.encode_batch(own, longest) for own in texts]
+    groups = []
+    for own in texts:
+        numbers = {text: n for n, text in enumerate(dict.fromkeys(own))}
+        groups.append(torch.tensor([numbers[text] for text in own]))
+    return Captions((ids[0], ids[1]), (groups[0], groups[1]))
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Augmented visible and infrared images of the same identities, and their labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class PretrainStage:
+    """The contrastive pre-training as one stage of the trainer."""
+
+    name = "pretrain"
+    chooses_epoch = False
+
+    def __init__(
+        self,
+        clip: CLIP,
+        captioned: TrainingImages,
+        captions: Captions,
+        paired: TrainingImages,
+        config: Config,
+    ) -> None:
+        self._clip = clip
+        self._sources = (captioned, paired)
+        self._captions = captions
+        self._config = config
+        a = config.augment
+        self._augmentation = Augmentation(
+            pad=a.pad, flip=a.flip, erase=0.0, scale=(a.scale_min, a.scale_max),
+            jitter=a.jitter, gamma=a.gamma, grey_probability=a.grey, invert=a.invert,
+        )  # fmt: skip
+
+    def prepare(self) -> StagePlan:
+        """See `Stage.prepare`."""
+        own = self._config.pretrain
+        groups = parameter_groups(
+            self._clip.named_parameters(), weight_decay=own.weight_decay, decay_vectors=False
+        )
+        schedule = Schedule("cosine", own.lr, own.epochs, warmup_epochs=0.1 * own.epochs)
+        return StagePlan(own.epochs, "adamw", groups, schedule, per_step=True)
+
+    def num_batches(self) -> int:
+        """See `Stage.num_batches`."""
+        return self._config.pretrain.steps
+
+    def batches(self, epoch: int) -> Iterator[tuple[_Views, _Views]]:
+        """Captioned and paired views of each step."""
+        self._clip.train()
+        draws = [self._draws(images, place, epoch)
+                 for images, place in zip(self._sources, ("captions", "pairs"), strict=True)]  # fmt: skip
+        for index in range(self.num_batches()):
+            place = generator(
+                self._config.seed, self.name, epoch, index, device=self._config.device
+            )
+            captioned, paired = (
+                self._views(images, next(pairs), place)
+                for images, pairs in zip(self._sources, draws, strict=True)
+            )
+            yield captioned, paired
+
+    def step(self, batch: tuple[_Views, _Views]) -> dict[str, Tensor]:
+        """Weighted caption and pair contrast; both sources pass the encoder together."""
+        own = self._config.pretrain
+        features = self._clip.encode_image(torch.cat([views.images for views in batch]))
+        captioned, paired = features.split([len(views.images) for views in batch])
+        terms = {
+            "caption": own.caption_weight * self._caption_loss(captioned, batch[0].labels),
+            "pair": own.pair_weight * cross_modal_contrast(
+                *paired.chunk(2), batch[1].labels, batch[1].labels, own.temperature
+            ),
+        }  # fmt: skip
+        return {"loss": terms["caption"] + terms["pair"], **terms}
+
+    def _caption_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        losses = []
+        for own, ids, groups in zip(
+            features.chunk(2), self._captions.ids, self._captions.groups, strict=True
+        ):
+            texts = self._clip.encode_text(ids.to(labels.device)[labels])
+            group = groups.to(labels.device)[labels]
+            temperature = self._config.pretrain.temperature
+            losses.append(cross_modal_contrast(own, texts, group, group, temperature))
+        return torch.stack(losses).mean()
+
+    def _draws(
+        self, images: TrainingImages, place: str, epoch: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Endless aligned pairs, one image per identity and modality."""
+        for part in itertools.count():
+            seed = derive_seed(self._config.seed, self.name, place, epoch, part)
+            yield from IdentitySampler(
+                images.labels[VISIBLE],
+                images.labels[INFRARED],
+                min(self._config.pretrain.identities_per_batch, len(images.identities)),
+                1,
+                seed,
+            ).epoch(0)
+
+    def _views(
+        self, images: TrainingImages, pair: tuple[np.ndarray, np.ndarray], draws: torch.Generator
+    ) -> _Views:
+        device, augmentation = self._config.device, self._augmentation
+        visible = images.images(VISIBLE, pair[0]).to(device)
+        infrared = images.images(INFRARED, pair[1]).to(device)
+        views = (
+            visible_view(visible, augmentation, draws),
+            infrared_view(infrared, augmentation, draws),
+        )
+        return _Views(torch.cat(views), images.label_tensor(VISIBLE, pair[0]).to(device))

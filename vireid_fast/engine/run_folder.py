@@ -1,0 +1,157 @@
+"""The folder of one run: configuration, environment, metrics, checkpoints, features, results."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vireid_fast._extension import HAS_EXTENSION
+from vireid_fast._files import atomic_write
+from vireid_fast._version import __version__
+from vireid_fast.config import Config, ConfigError, load_config
+
+
+class RunFolder:
+    """Paths and small files of a run. Create it with `create` or `open`.
+
+    Layout: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoints/, features/,
+    results.json.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.latest = self.checkpoints / "latest.json"
+        self.best = self.checkpoints / "best.json"
+        self.features = path / "features"
+        self.results_file = path / "results.json"
+
+    @classmethod
+    def create(cls, path: Path, config: Config, *, resume: bool) -> "RunFolder":
+        """Start a run in `path`, or continue one.
+
+        Raises:
+            ValueError: The folder holds a run and `resume` is off, or `resume` is on and the
+                folder's configuration differs.
+        """
+        run = cls(path)
+        if run.config_file.exists():
+            if not resume:
+                raise ValueError(
+                    f"run: {path} must be a new folder, got one that holds a run. "
+                    "Add --resume to continue it, or name another folder with --run."
+                )
+            run._require_same(config)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            config.save(run.config_file)
+        run.write_json(path / "environment.json", environment())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run."""
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise ValueError(
+                f"run: {path} must hold config.yaml, got no such file. "
+                "Give the folder that `vireid train --run` wrote."
+            )
+        return run
+
+    def config(self) -> Config:
+        """The resolved configuration of the run."""
+        return load_config(self.config_file)
+
+    def _require_same(self, config: Config) -> None:
+        saved, given = self.config().to_dict(), config.to_dict()
+        # The device and thread count may change between a run and its continuation.
+        different = [k for k in _differences(saved, given) if k not in ("device", "threads")]
+        if different:
+            raise ConfigError(
+                f"config: {', '.join(different)} must stay as in {self.config_file} to resume, "
+                "got other values. Undo the change, or start a new run."
+            )
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Write JSON atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key in sorted(a.keys() | b.keys()):
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            keys += _differences(x, y, f"{prefix}{key}.")
+        elif x != y:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine facts that a result depends on."""
+    return {
+        "vireid_fast": __version__,
+        "extension": HAS_EXTENSION,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+class MetricsLog:
+    """One JSON line per epoch, and TensorBoard scalars where TensorBoard is installed.
+
+    Args:
+        run: The run's folder.
+        keep: Lines to keep of an earlier part of the run: those up to the checkpoint that the
+            run continues from. Later lines describe epochs that are trained again.
+    """
+
+    def __init__(self, run: RunFolder, keep: int) -> None:
+        self._file = run.metrics_file
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        with atomic_write(self._file) as path:
+            path.write_text("".join(f"{line}\n" for line in lines[:keep]), encoding="utf-8")
+        self.lines = min(keep, len(lines))
+        self._board = _tensorboard(run.path / "tensorboard")
+
+    def write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
+        """Append one epoch."""
+        record = {"stage": stage, "epoch": epoch, **values}
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines += 1
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{name}", value, epoch)
+            self._board.flush()
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

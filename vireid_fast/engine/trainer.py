@@ -1,0 +1,197 @@
+"""The training loop over stages, with exact resumption.
+
+A checkpoint is written after every epoch. Everything random in an epoch is a function of
+(seed, stage, epoch), so that continuing from the last checkpoint repeats bit for bit what an
+uninterrupted run does (on the CPU, with the same number of threads).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vireid_fast.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    follow,
+    load_checkpoint,
+    load_into,
+    point_to,
+    remove_other_checkpoints,
+    save_checkpoint,
+)
+from vireid_fast.engine.optim import build_optimizer, set_learning_rate
+from vireid_fast.engine.progress import progress_bar, say
+from vireid_fast.engine.run_folder import MetricsLog, RunFolder
+from vireid_fast.engine.seeds import derive_seed
+from vireid_fast.engine.stage import Stage, StagePlan, detach_scalars, mean_scalars
+
+Validate = Callable[[], dict[str, float]]
+
+
+@dataclass
+class Position:
+    """How far a run is: the stage and its finished epochs, and what validation has chosen."""
+
+    stage: int = 0
+    epoch: int = 0
+    lines: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs stages one after the other and keeps checkpoints.
+
+    Args:
+        model: What is trained; all of its state is in the checkpoints.
+        stages: Built in order; each is prepared when its turn comes.
+        run: Folder of the run.
+        seed: Seed of the run.
+        facts: Facts stored in each checkpoint's card (method, number of identities, ...).
+        validate: Returns "R1", "mAP", "mINP" on the validation identities; None keeps the last
+            epoch.
+        validate_every: Epochs between validations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: list[Stage],
+        run: RunFolder,
+        *,
+        seed: int,
+        facts: dict[str, Any],
+        validate: Validate | None,
+        validate_every: int = 1,
+    ) -> None:
+        self.model = model
+        self.stages = stages
+        self.run = run
+        self.seed = seed
+        self.facts = facts
+        self.validate = validate
+        self.validate_every = validate_every
+        self._optimizer_state: dict[str, Any] = {}
+
+    def train(self) -> None:
+        """Train all stages, continuing from the last checkpoint where there is one."""
+        position = self._resume()
+        log = MetricsLog(self.run, keep=position.lines)
+        try:
+            while position.stage < len(self.stages):
+                self._train_stage(self.stages[position.stage], position, log)
+                position.stage, position.epoch = position.stage + 1, 0
+        finally:
+            log.close()
+
+    def _train_stage(self, stage: Stage, position: Position, log: MetricsLog) -> None:
+        # Preparing may draw random numbers (dropout in a text bank); they too belong to a place.
+        torch.manual_seed(derive_seed(self.seed, stage.name, "prepare"))
+        plan = stage.prepare()
+        optimizer = build_optimizer(plan.optimizer, plan.groups, plan.schedule.lr)
+        if self._optimizer_state:
+            optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = {}
+        for epoch in range(position.epoch, plan.epochs):
+            began = time.monotonic()
+            values = self._train_epoch(stage, plan, optimizer, epoch)
+            position.epoch = epoch + 1
+            values |= self._validate(stage, plan, position)
+            values["seconds"] = time.monotonic() - began
+            log.write(stage.name, epoch + 1, values)
+            position.lines = log.lines
+            self._save(stage, position, optimizer)
+            say(_describe(stage.name, epoch + 1, plan.epochs, values))
+
+    def _train_epoch(
+        self, stage: Stage, plan: StagePlan, optimizer: torch.optim.Optimizer, epoch: int
+    ) -> dict[str, float]:
+        torch.manual_seed(derive_seed(self.seed, stage.name, epoch))
+        steps, rows = stage.num_batches(), []
+        with progress_bar(f"{stage.name} {epoch + 1}/{plan.epochs}") as advance:
+            for index, batch in enumerate(stage.batches(epoch)):
+                now = epoch + index / steps if plan.per_step else epoch
+                set_learning_rate(optimizer, plan.schedule.rate(now))
+                losses = stage.step(batch)
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                optimizer.step()
+                rows.append(detach_scalars(losses))
+                advance(index + 1, steps)
+        values = mean_scalars(rows)
+        if not all(value == value and abs(value) != float("inf") for value in values.values()):
+            raise RuntimeError(
+                f"training: the losses of {stage.name} epoch {epoch + 1} must be finite, got "
+                f"{values}. Lower the learning rate; the last checkpoint is intact."
+            )
+        return values
+
+    def _validate(self, stage: Stage, plan: StagePlan, position: Position) -> dict[str, float]:
+        last = position.epoch == plan.epochs
+        due = position.epoch % self.validate_every == 0 or last
+        if self.validate is None or not stage.chooses_epoch or not due:
+            return {}
+        scores = self.validate()
+        # mAP moves less than R1 on a few validation identities; R1 breaks a tie.
+        rank = [scores["mAP"], scores["R1"]]
+        if not position.best or rank > position.best["rank"]:
+            position.best = {"rank": rank, "stage": stage.name, "epoch": position.epoch}
+        return {f"val_{name}": value for name, value in scores.items()}
+
+    def _save(self, stage: Stage, position: Position, optimizer: torch.optim.Optimizer) -> None:
+        name = f"{position.stage}-{stage.name}-{position.epoch:04d}"
+        card = {
+            **self.facts,
+            "position": {
+                "stage": position.stage, "epoch": position.epoch,
+                "lines": position.lines, "best": position.best,
+            },
+        }  # fmt: skip
+        folder = self.run.checkpoints / name
+        checkpoint = Checkpoint(self.model.state_dict(), card, optimizer.state_dict())
+        save_checkpoint(folder, checkpoint)
+        point_to(self.run.latest, folder)
+        best = position.best
+        if not best or (best["stage"], best["epoch"]) == (stage.name, position.epoch):
+            point_to(self.run.best, folder, **best)
+        remove_other_checkpoints(
+            self.run.checkpoints, {name, follow(self.run.best)[0].name}
+        )
+
+    def _resume(self) -> Position:
+        if not self.run.latest.exists():
+            return Position()
+        folder, _ = follow(self.run.latest)
+        checkpoint = load_checkpoint(folder)
+        require_facts(checkpoint.card, self.facts, str(folder))
+        load_into(self.model, checkpoint.model, str(folder))
+        position = Position(**checkpoint.card["position"])
+        # The best pointer moves after the latest one; a kill between the two is repaired here.
+        best = position.best
+        if not best or best["epoch"] == position.epoch and folder.name.endswith(
+            f"{best['stage']}-{best['epoch']:04d}"
+        ):
+            point_to(self.run.best, folder, **best)
+        self._optimizer_state = checkpoint.optimizer
+        say(f"resuming {self.run.path} after {folder.name}")
+        return position
+
+
+def require_facts(card: dict[str, Any], facts: dict[str, Any], source: str) -> None:
+    """Refuse a checkpoint of another method, identity count or data set."""
+    for name, want in facts.items():
+        if card.get(name) != want:
+            raise CheckpointError(
+                f"checkpoint: {name} of {source} must be {want!r}, got {card.get(name)!r}. "
+                "Use a checkpoint of the configured method and data."
+            )
+
+
+def _describe(stage: str, epoch: int, epochs: int, values: dict[str, float]) -> str:
+    parts = [f"{stage} {epoch}/{epochs}", f"loss {values['loss']:.3f}"]
+    parts += [f"val {name[4:]} {value:.1%}" for name, value in values.items()
+              if name in ("val_R1", "val_mAP")]  # fmt: skip
+    return "  ".join([*parts, f"{values['seconds']:.0f} s"])

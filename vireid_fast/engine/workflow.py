@@ -1,0 +1,276 @@
+"""What the commands do: pre-train, train, extract, evaluate a run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from vireid_fast._files import atomic_write
+from vireid_fast.clip.weights import openai_state_dict
+from vireid_fast.config import Config, ConfigError
+from vireid_fast.data.datasets import DATASETS
+from vireid_fast.data.feature_files import write_features
+from vireid_fast.data.permutations import read_permutations
+from vireid_fast.data.synthetic import write_sysu_layout
+from vireid_fast.data.sysu_layout import read_sysu_layout
+from vireid_fast.data.table import ImageTable
+from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into
+from vireid_fast.engine.clip_setup import build_backbone
+from vireid_fast.engine.extraction import Extraction, extract_features
+from vireid_fast.engine.methods import METHODS, Method
+from vireid_fast.engine.pretrain import PretrainStage, read_captions
+from vireid_fast.engine.progress import progress_bar, say
+from vireid_fast.engine.run_folder import RunFolder
+from vireid_fast.engine.seeds import derive_seed
+from vireid_fast.engine.trainer import Trainer, require_facts
+from vireid_fast.engine.training_data import TrainingImages, open_training_images
+from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate
+
+CACHE_FOLDER = ".vireid_cache"
+
+
+def read_table(config: Config) -> ImageTable:
+    """List the images of the configured data set."""
+    data = config.data
+    if data.name not in DATASETS:
+        raise ConfigError(
+            f"config: data.name must be one of {sorted(DATASETS)}, got {data.name!r}."
+        )
+    if not data.root:
+        raise ConfigError(
+            "config: data.root must name the data set's folder, got nothing. "
+            "Add data.root=FOLDER, or make a synthetic set with `vireid synth`."
+        )
+    return DATASETS[data.name].read(Path(data.root))
+
+
+def training_images(config: Config, table: ImageTable) -> TrainingImages:
+    """Cached images of the training split."""
+    data = config.data
+    folder = Path(data.cache) if data.cache else table.root / CACHE_FOLDER
+    return open_training_images(
+        table, data.train_split, (data.height, data.width), folder, skip_bad=data.skip_bad_images
+    )
+
+
+def _start(config: Config) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+
+
+def _facts(config: Config, identities: int) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "architecture": config.clip.architecture,
+        "data": config.data.name,
+        "num_identities": identities,
+    }
+
+
+def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
+    """Train all stages of the configured method into a run folder.
+
+    Args:
+        config: The configuration; saved with the run.
+        path: Run folder; new, or an unfinished run with `resume`.
+        resume: Continue after the last checkpoint.
+
+    Returns:
+        The run.
+    """
+    table = read_table(config)
+    images = training_images(config, table)
+    run = RunFolder.create(path, config, resume=resume)
+    _start(config)
+    fresh = not run.latest.exists()
+    backbone = build_backbone(config.clip, (config.data.height, config.data.width), load=fresh)
+    method = METHODS[config.method](config, backbone, len(images.identities))
+    Trainer(
+        method.model,
+        method.stages(images),
+        run,
+        seed=config.seed,
+        facts=_facts(config, len(images.identities)),
+        validate=_validation(config, table, method),
+        validate_every=config.evaluation.every,
+    ).train()
+    return run
+
+
+def _validation(
+    config: Config, table: ImageTable, method: Method
+) -> Callable[[], dict[str, float]] | None:
+    """Metrics on the validation identities; None where these are trained on."""
+    if "val" in config.data.train_split or not len(table.identities("val")):
+        say("no validation identities are left out of training: the last epoch is kept")
+        return None
+
+    def validate() -> dict[str, float]:
+        extraction = extract(config, table, method, "val")
+        result = _evaluate(config, table, extraction, rerank=False)
+        return {name: result.mean[name] for name in ("R1", "mAP", "mINP")}
+
+    return validate
+
+
+def extract(config: Config, table: ImageTable, method: Method, split: str) -> Extraction:
+    """Test-time features of a split; the model returns to the mode that it was in."""
+    training = method.model.training
+    method.model.eval()
+    try:
+        return extract_features(
+            method.encode,
+            table,
+            table.rows(split),
+            method.size,
+            batch_size=config.evaluation.batch_size,
+            device=config.device,
+            skip_bad=config.data.skip_bad_images,
+            description=f"extracting {split}",
+        )
+    finally:
+        method.model.train(training)
+
+
+def _evaluate(
+    config: Config, table: ImageTable, extraction: Extraction, *, rerank: bool
+) -> EvaluationResult:
+    own = config.evaluation
+    permutations = None
+    if own.protocol == "sysu/official":
+        permutations = read_permutations(table.root / "exp" / "rand_perm_cam.mat")
+    return evaluate(
+        extraction.features, own.protocol, own.mode, own.shots,
+        permutations=permutations, rerank=own.rerank_parameters if rerank else None,
+    )  # fmt: skip
+
+
+def load_method(run: RunFolder, *, which: str = "best", untrained: bool = False) -> Method:
+    """The method of a run with the weights of one of its checkpoints.
+
+    Args:
+        run: The run.
+        which: "best" (chosen on validation identities) or "latest".
+        untrained: Leave the weights that training starts from, as a baseline.
+    """
+    config = run.config()
+    folder, _ = follow(run.best if which == "best" else run.latest)
+    checkpoint = load_checkpoint(folder)
+    identities = checkpoint.card.get("num_identities")
+    require_facts(checkpoint.card, _facts(config, identities), str(folder))
+    _start(config)
+    backbone = build_backbone(
+        config.clip, (config.data.height, config.data.width), load=untrained
+    )
+    method = METHODS[config.method](config, backbone, identities)
+    if not untrained:
+        load_into(method.model, checkpoint.model, str(folder))
+    method.model.eval()
+    return method
+
+
+def extract_run(
+    run: RunFolder, split: str = "test", *, out: Path | None = None, which: str = "best",
+    untrained: bool = False,
+) -> tuple[Path, Extraction]:  # fmt: skip
+    """Extract a split with a run's model and write the feature file.
+
+    Returns:
+        Path of the file and the extraction.
+    """
+    config = run.config()
+    table = read_table(config)
+    method = load_method(run, which=which, untrained=untrained)
+    extraction = extract(config, table, method, split)
+    features = extraction.features
+    arrays = {
+        "features": features.features, "person_ids": features.person_ids,
+        "camera_ids": features.camera_ids, "modality": features.modality,
+        "image_indices": features.image_indices,
+    }  # fmt: skip
+    out = out or run.features / f"{split}.npz"
+    write_features(
+        out,
+        {name: tensor.numpy() for name, tensor in arrays.items() if tensor is not None},
+        {"method": config.method, "data": config.data.name, "split": split, "seed": str(config.seed)},
+    )
+    return out, extraction
+
+
+def evaluate_run(
+    run: RunFolder, *, which: str = "best", untrained: bool = False
+) -> dict[str, EvaluationResult]:
+    """Evaluate a run on the test identities, plain and, where configured, re-ranked.
+
+    Writes features/test.npz and results.json.
+    """
+    config = run.config()
+    _, extraction = extract_run(run, which=which, untrained=untrained)
+    table = read_table(config)
+    results = {"plain": _evaluate(config, table, extraction, rerank=False)}
+    if config.evaluation.rerank:
+        results["reranked"] = _evaluate(config, table, extraction, rerank=True)
+    run.write_json(run.results_file, {name: r.to_json() for name, r in results.items()})
+    return results
+
+
+def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
+    """Pre-train a small CLIP and write its weights.
+
+    Args:
+        config: The configuration; its `pretrain` section and training images are used.
+        path: Run folder of the pre-training.
+        resume: Continue after the last checkpoint.
+
+    Returns:
+        The weight file `weights.safetensors` in `path`; `weights.json` beside it is its card.
+    """
+    clip_config = replace(config.clip, weights="")
+    table = read_table(config)
+    paired = training_images(config, table)
+    run = RunFolder.create(path, config, resume=resume)
+    captioned_table = read_sysu_layout(_synthetic_root(config, path))
+    size = (config.data.height, config.data.width)
+    captioned = open_training_images(
+        captioned_table, "train+val+test", size, captioned_table.root / CACHE_FOLDER, skip_bad=False
+    )
+    _start(config)
+    backbone = build_backbone(clip_config, size)
+    if backbone.vocabulary is None:
+        raise ConfigError(
+            f"config: clip.architecture must be a small one to pre-train, got "
+            f"{config.clip.architecture!r}. Load published weights with clip.weights instead."
+        )
+    captions = read_captions(captioned_table.root, captioned.identities, backbone.vocabulary)
+    clip = backbone.clip.to(config.device)
+    stage = PretrainStage(clip, captioned, captions, paired, config)
+    facts = _facts(config, len(paired.identities)) | {"method": "pretrain"}
+    Trainer(clip, [stage], run, seed=config.seed, facts=facts, validate=None).train()
+    return _write_weights(run, config, clip)
+
+
+def _synthetic_root(config: Config, path: Path) -> Path:
+    own = config.pretrain
+    root = Path(own.synthetic_root) if own.synthetic_root else path / "synthetic"
+    with progress_bar("drawing captioned pedestrians") as advance:
+        write_sysu_layout(
+            root, identities=own.identities, views=own.views,
+            size=(config.data.height, config.data.width), progress=advance,
+        )  # fmt: skip
+    return root
+
+
+def _write_weights(run: RunFolder, config: Config, clip: torch.nn.Module) -> Path:
+    weights = run.path / "weights.safetensors"
+    tensors = {k: v.detach().cpu().contiguous() for k, v in openai_state_dict(clip).items()}
+    with atomic_write(weights) as temporary:
+        save_file(tensors, temporary)
+    run.write_json(
+        run.path / "weights.json",
+        {"architecture": config.clip.architecture, "activation": clip.architecture.activation},
+    )
+    return weights

@@ -1,0 +1,125 @@
+"""CSDN, the CLIP-driven semantic discovery network.
+
+Yu, Dong, Zhu, Peng, Tao: "CLIP-Driven Semantic Discovery Network for Visible-Infrared Person
+Re-Identification", IEEE TMM 2025, arXiv 2401.05806. Constants follow the released code
+(nengdong96/CSDN@2224959); where we depart, the docstring says so.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vireid_fast._checks import require, require_choice
+from vireid_fast.clip.model import CLIP
+from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
+from vireid_fast.nn import BNNeck, PromptLearner, SemanticIntegration
+
+MODALITIES = ("visible", "infrared")
+
+
+class CSDN(nn.Module):
+    """Modality-specific prompts, semantic integration (SII), semantic embedding (HSE).
+
+    Args:
+        clip: CLIP model whose image tower becomes the two-stem encoder.
+        num_identities: Training identities C.
+        prompt_ids: For "visible" and "infrared" the token ids of the template up to and
+            including EOT. Shapes (L,), int64. The released code uses one template for both.
+        context_start: For each modality the index of the first learned token.
+        context_length: Learned tokens M per identity.
+        integration: Variant of `SemanticIntegration`.
+        dropout: Dropout inside the integration.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        num_identities: int,
+        prompt_ids: dict[str, Tensor],
+        context_start: dict[str, int],
+        context_length: int = 4,
+        *,
+        integration: str = "residual",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        require(num_identities > 0, "CSDN", "num_identities", "be positive", num_identities)
+        self.num_identities = num_identities
+        self.text = clip.text.requires_grad_(False)
+        self.prompts = nn.ModuleDict()
+        self.eot = {}
+        for modality in MODALITIES:
+            ids = prompt_ids[modality]
+            self.eot[modality] = len(ids) - 1
+            self.prompts[modality] = PromptLearner(
+                self.text.token_embedding.weight[ids],
+                self.text.positional_embedding[: len(ids)],
+                num_identities,
+                context_start[modality],
+                context_length,
+            )
+        self.encoder = TwoStemEncoder(clip.visual)
+        width = self.encoder.projected_width
+        self.integration = SemanticIntegration(width, dropout, integration)
+        self.pooled_neck = BNNeck(self.encoder.feature_width, num_identities)
+        self.projected_neck = BNNeck(width, num_identities)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of `test_features`: both features of the image and of its mirror image."""
+        return 2 * (self.encoder.feature_width + self.encoder.projected_width)
+
+    def encode_images(self, visible: Tensor | None, infrared: Tensor | None) -> ImageFeatures:
+        """Features f and p, visible rows first. See `TwoStemEncoder.forward`."""
+        return self.encoder(visible, infrared)
+
+    def encode_text(self, labels: Tensor, modality: str) -> Tensor:
+        """Text features of identities in one modality's own words.
+
+        Args:
+            labels: Shape (B,), int64.
+            modality: "visible" or "infrared".
+
+        Returns:
+            Shape (B, d).
+        """
+        require_choice("CSDN.encode_text", "modality", modality, MODALITIES)
+        return self.text.encode_embeddings(self.prompts[modality](labels), self.eot[modality])
+
+    @torch.no_grad()
+    def text_bank(self, modality: str, block: int = 64) -> Tensor:
+        """Texts of all identities in one modality. Shape (C, d), no gradient."""
+        labels = torch.arange(self.num_identities, device=self.prompts[modality].context.device)
+        return torch.cat([self.encode_text(part, modality) for part in labels.split(block)])
+
+    @torch.no_grad()
+    def integrated_bank(self) -> Tensor:
+        """Integrated texts of all identities. Shape (C, d), no gradient.
+
+        Follows the module's mode: in eval mode (our default) dropout is off; the released code
+        leaves it on while it builds the frozen bank.
+        """
+        return self.integration(self.text_bank("visible"), self.text_bank("infrared"))
+
+    @torch.no_grad()
+    def test_features(self, images: Tensor, modality: str) -> Tensor:
+        """Features for retrieval: [norm(BN(f)), norm(p)] of the image and of its mirror image.
+
+        The dot product of two such rows is the sum of four cosines; the joint row is not
+        normalised again, as in the released code.
+
+        Args:
+            images: Normalised images of one modality. Shape (B, 3, H, W).
+            modality: "visible" or "infrared".
+
+        Returns:
+            Shape (B, feature_width), float32.
+        """
+        require_choice("CSDN.test_features", "modality", modality, MODALITIES)
+        parts = []
+        for view in (images, images.flip(3)):
+            pair = (view, None) if modality == "visible" else (None, view)
+            pooled, projected = self.encode_images(*pair)
+            parts.append(F.normalize(self.pooled_neck.norm(pooled).float()))
+            parts.append(F.normalize(projected.float()))
+        return torch.cat(parts, dim=1)

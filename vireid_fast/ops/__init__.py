@@ -1,0 +1,25 @@
+"""Tensor ops: one folder each, one public function per op."""
+
+from vireid_fast.ops.jaccard_distance import jaccard_distance
+from vireid_fast.ops.k_reciprocal import expand_query, k_reciprocal_sets, reciprocal_weights
+from vireid_fast.ops.knn import KNN, knn, pair_distance, smallest_k
+from vireid_fast.ops.pairwise_distance import pairwise_distance
+from vireid_fast.ops.prompt_injection import prompt_injection
+from vireid_fast.ops.rank_statistics import RankStatistics, rank_statistics
+from vireid_fast.ops.sparse_rows import SparseRows
+
+__all__ = [
+    "KNN",
+    "RankStatistics",
+    "SparseRows",
+    "expand_query",
+    "jaccard_distance",
+    "k_reciprocal_sets",
+    "knn",
+    "pair_distance",
+    "pairwise_distance",
+    "prompt_injection",
+    "rank_statistics",
+    "reciprocal_weights",
+    "smallest_k",
+]

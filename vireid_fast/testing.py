@@ -1,0 +1,147 @@
+"""Input factories and the error-budget assertion, shared by tests and benchmarks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vireid_fast.ops.sparse_rows import SparseRows
+
+
+class PromptInputs(NamedTuple):
+    """Arguments of `prompt_injection`."""
+
+    template: Tensor
+    positions: Tensor
+    context: Tensor
+    labels: Tensor
+    start: int
+
+
+def assert_error_budget(
+    actual: Tensor, reference: Tensor, exact: Tensor, *, rounding: float = 4.0
+) -> None:
+    """Assert that a kernel errs no more than twice the plain implementation of its dtype does.
+
+    max |actual - exact| <= 2 max |reference - exact| + rounding * eps * max |exact|
+
+    Args:
+        actual: Output of the kernel.
+        reference: Output of the reference on the same inputs in the same dtype.
+        exact: Output of the reference in float64.
+        rounding: Units in the last place of the largest value, granted besides. The output's own
+            rounding takes one; four leave room for another order of summation.
+
+    Raises:
+        AssertionError: The shape or dtype differs, a value is not finite, or the budget is
+            exceeded.
+    """
+    if actual.shape != exact.shape or actual.dtype != reference.dtype:
+        raise AssertionError(
+            f"expected {tuple(exact.shape)} {reference.dtype}, "
+            f"got {tuple(actual.shape)} {actual.dtype}"
+        )
+    if actual.numel() == 0:
+        return
+    exact = exact.double()
+    error = (actual.double() - exact).abs()
+    if not bool(torch.isfinite(error).all()):
+        bad = torch.nonzero(~torch.isfinite(error))[0].tolist()
+        raise AssertionError(f"value at {bad} is not finite: {actual[tuple(bad)].item()}")
+    own = (reference.double() - exact).abs().max()
+    term = rounding * torch.finfo(actual.dtype).eps * exact.abs().max()
+    budget = 2 * own + term
+    if not bool(error.max() <= budget):
+        raise AssertionError(
+            f"error {error.max():.3g} exceeds the budget {budget:.3g} = 2 x {own:.3g} (reference) "
+            f"+ {term:.3g} (rounding)"
+        )
+
+
+def make_features(
+    rows: int,
+    width: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    distinct: int | None = None,
+) -> Tensor:
+    """Normal random features that are the same on every device.
+
+    Args:
+        rows: Number of rows.
+        width: Number of columns.
+        dtype: Floating dtype.
+        device: Where the tensor goes.
+        seed: Seed of the values.
+        distinct: Number of different rows, repeated in turn; all differ if None.
+
+    Returns:
+        Shape (rows, width).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    if distinct is not None:
+        values = values[torch.arange(rows) % distinct]
+    return values.to(device=device, dtype=dtype)
+
+
+def make_prompt_inputs(
+    prompts: int,
+    length: int,
+    width: int,
+    classes: int,
+    context_length: int,
+    start: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> PromptInputs:
+    """Random arguments of `prompt_injection`; labels repeat where prompts exceed classes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return values.to(device=device, dtype=dtype)
+
+    labels = torch.randint(0, max(1, classes), (prompts,), generator=generator)
+    return PromptInputs(
+        random(length, width), random(length, width), random(classes, context_length, width),
+        labels.to(device), start,
+    )  # fmt: skip
+
+
+def make_sparse_rows(
+    num_items: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    density: float = 0.2,
+    seed: int = 0,
+) -> SparseRows:
+    """Random sparse (num_items, num_items) rows, a positive diagonal included, that sum to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_items, num_items)
+    dense = torch.rand(shape, generator=generator, dtype=torch.float64)
+    dense[torch.rand(shape, generator=generator) > density] = 0
+    dense.diagonal().fill_(0.5)
+    dense /= dense.sum(1, keepdim=True)
+    row, col = dense.nonzero(as_tuple=True)
+    crow = torch.searchsorted(row, torch.arange(num_items + 1))
+    weight = dense[row, col].to(dtype)
+    return SparseRows(crow.to(device), col.to(device), weight.to(device))
+
+
+@contextmanager
+def limit_threads(number: int) -> Iterator[None]:
+    """Run torch and the CPU kernels on `number` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
