@@ -1,5 +1,41 @@
-"""Visible-infrared person re-identification on CLIP, with fast kernels."""
+"""Visible-infrared person re-identification on CLIP, with fast kernels.
+
+Importing needs torch and numpy alone. Methods, data sets and training are imported from their
+packages: `vireid_fast.clip`, `vireid_fast.models`, `vireid_fast.data`, `vireid_fast.engine`.
+"""
 
 from vireid_fast._version import __version__
+from vireid_fast.ops import (
+    expand_query,
+    jaccard_distance,
+    k_reciprocal_sets,
+    knn,
+    pair_distance,
+    pairwise_distance,
+    prompt_injection,
+    rank_statistics,
+    reciprocal_weights,
+    smallest_k,
+)
+from vireid_fast.retrieval.evaluation import evaluate, evaluate_pair
+from vireid_fast.retrieval.feature_set import FeatureSet
+from vireid_fast.retrieval.rerank import rerank, rerank_distances
 
-__all__ = ["__version__"]
+__all__ = [
+    "FeatureSet",
+    "__version__",
+    "evaluate",
+    "evaluate_pair",
+    "expand_query",
+    "jaccard_distance",
+    "k_reciprocal_sets",
+    "knn",
+    "pair_distance",
+    "pairwise_distance",
+    "prompt_injection",
+    "rank_statistics",
+    "reciprocal_weights",
+    "rerank",
+    "rerank_distances",
+    "smallest_k",
+]

@@ -36,7 +36,7 @@ SkipOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Overrides such as seed=2 csdn.visual.epochs=10.", metavar="[KEY=VALUE]..."),
+    typer.Argument(help="Overrides such as seed=2 csdn.visual.epochs=10.", metavar="[KEY=VALUE]"),
 ]
 
 

@@ -197,6 +197,9 @@ class CSDNConfig:
     context_length: int = 4
     integration: str = "residual"
     dropout: float = 0.1
+    text_temperature: float = 0.0
+    """0: image-text scores are dot products as they are, as published. Otherwise cosines divided
+    by it, in all stages; ours, for encoders without CLIP's feature norms."""
     bank_dropout: bool = False
     """Build the frozen text bank with dropout on, as the released code does; ours is off."""
     extract_with_batch_statistics: bool = False
@@ -386,7 +389,9 @@ def _scalar(hint: type, value: Any, key: str) -> Any:
             _check(False, key, "be a number", repr(value))
     if hint is float and type(value) is int:
         value = float(value)
-    kinds: dict[type, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    kinds: dict[type, str] = {
+        int: "a whole number", float: "a number", str: "text", bool: "true or false",
+    }  # fmt: skip
     _check(type(value) is hint, key, f"be {kinds[hint]}", repr(value))
     if hint is float:
         _check(value == value and abs(value) != float("inf"), key, "be finite", value)

@@ -1,5 +1,6 @@
-// k nearest neighbours on the CPU. knn: blocks of query rows in parallel, the database streamed past
-// each through distance_tile, so that no distance matrix is ever stored. Order: (distance, index).
+// k nearest neighbours on the CPU. knn: blocks of query rows in parallel, the database streamed
+// past each through distance_tile, so that no distance matrix is ever stored. The order is
+// (distance, index).
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 

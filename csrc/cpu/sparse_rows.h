@@ -1,4 +1,4 @@
-// Sparse rows in CSR form: the checks that reading them safely needs, and their assembly row by row.
+// Sparse rows in CSR form: the checks that reading them safely needs, and offsets of new rows.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

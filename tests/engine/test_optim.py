@@ -30,7 +30,7 @@ def test_steps_follow_the_milestones():
 
 
 def test_groups_split_heads_and_vectors_and_leave_frozen_out():
-    module = nn.ModuleDict({"neck": nn.Linear(2, 2), "trunk": nn.Linear(2, 2), "text": nn.Linear(2, 2)})
+    module = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("neck", "trunk", "text")})
     module["text"].requires_grad_(False)
     groups = parameter_groups(
         module.named_parameters(), weight_decay=0.1, head_lr_factor=2.0, is_head=("neck",),

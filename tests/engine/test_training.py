@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_method_or_identity_count_is_refused(finished, t
     card_file = follow(run.best)[0] / "card.json"
     card = json.loads(card_file.read_text())
     card_file.write_text(json.dumps({**card, "method": "agw"}))
-    with pytest.raises(CheckpointError, match="method of .* must be 'csdn', got 'agw'"):
+    with pytest.raises(CheckpointError, match=r"method of .* must be 'csdn', got 'agw'"):
         workflow.load_method(run)
     card_file.write_text(json.dumps({**card, "num_identities": 5}))
     with pytest.raises(CheckpointError, match="must fit the configured model"):
@@ -157,5 +157,5 @@ def test_losses_that_are_not_finite_stop_the_run(tiny_config, tmp_path):
         "data.width=32", "sampler.identities=2", "csdn.text_terms=false",
         "csdn.visual.epochs=3", "csdn.visual.lr=1e30", "csdn.visual.warmup_epochs=0"],
     )  # fmt: skip
-    with pytest.raises(RuntimeError, match="losses of visual epoch .* must be finite"):
+    with pytest.raises(RuntimeError, match=r"losses of visual epoch .* must be finite"):
         workflow.train(config, tmp_path / "run")

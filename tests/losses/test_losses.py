@@ -41,7 +41,8 @@ def test_cross_modal_contrast_is_symmetric_and_scale_free():
     loss = cross_modal_contrast(v, r, yv, yr)
     torch.testing.assert_close(loss, cross_modal_contrast(r * 3, v * 0.5, yr, yv))
     n = F.normalize
-    expected = (_naive_contrast(n(v), n(r), yv, yr, 0.07) + _naive_contrast(n(r), n(v), yr, yv, 0.07)) / 2
+    forward = _naive_contrast(n(v), n(r), yv, yr, 0.07)
+    expected = (forward + _naive_contrast(n(r), n(v), yr, yv, 0.07)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -109,7 +110,7 @@ def test_wrt_of_one_identity_and_of_repeated_rows_is_finite():
 
 
 def test_msel_on_hand_made_points():
-    # Identity 0: visible at 0 and 2 (intra 2), infrared at 0 and 0 (intra 0); cross means 0, 2 / 1, 1.
+    # Identity 0: visible at 0 and 2 (intra 2), infrared at 0 and 0 (intra 0); cross 0, 2 / 1, 1.
     visible = torch.tensor([[0.0], [2.0], [5.0], [5.0]])
     infrared = torch.tensor([[0.0], [0.0], [5.0], [5.0]])
     labels = torch.tensor([0, 0, 1, 1])

@@ -130,9 +130,11 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()  # fmt: skip
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _load_tensors(path: Path, digest: object) -> dict[str, Tensor]:
@@ -161,7 +163,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"checkpoint: {path} must be JSON, got {error}.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"checkpoint: {path} must hold an object, got {type(value).__name__}.")
+        kind = type(value).__name__
+        raise CheckpointError(f"checkpoint: {path} must hold an object, got {kind}.")
     return value
 
 

@@ -27,7 +27,7 @@ class Backbone:
         if name not in TEMPLATES:
             raise ConfigError(
                 f"config: template must be one of {sorted(TEMPLATES)}, got {name!r}. "
-                "A custom template is made with clip.tokenizer.custom_template and a tokenizer file."
+                "A custom one is made with clip.tokenizer.custom_template and a tokenizer file."
             )
         template = TEMPLATES[name]
         if self.vocabulary is None:

@@ -120,8 +120,10 @@ class PretrainStage:
     def batches(self, epoch: int) -> Iterator[tuple[_Views, _Views]]:
         """Captioned and paired views of each step."""
         self._clip.train()
-        draws = [self._draws(images, place, epoch)
-                 for images, place in zip(self._sources, ("captions", "pairs"), strict=True)]  # fmt: skip
+        draws = [
+            self._draws(images, place, epoch)
+            for images, place in zip(self._sources, ("captions", "pairs"), strict=True)
+        ]
         for index in range(self.num_batches()):
             place = generator(
                 self._config.seed, self.name, epoch, index, device=self._config.device

@@ -171,9 +171,7 @@ class Trainer:
         position = Position(**checkpoint.card["position"])
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
-        if not best or best["epoch"] == position.epoch and folder.name.endswith(
-            f"{best['stage']}-{best['epoch']:04d}"
-        ):
+        if not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}"):
             point_to(self.run.best, folder, **best)
         self._optimizer_state = checkpoint.optimizer
         say(f"resuming {self.run.path} after {folder.name}")

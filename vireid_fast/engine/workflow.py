@@ -196,7 +196,10 @@ def extract_run(
     write_features(
         out,
         {name: tensor.numpy() for name, tensor in arrays.items() if tensor is not None},
-        {"method": config.method, "data": config.data.name, "split": split, "seed": str(config.seed)},
+        {
+            "method": config.method, "data": config.data.name, "split": split,
+            "seed": str(config.seed),
+        },
     )
     return out, extraction
 

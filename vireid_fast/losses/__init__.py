@@ -1,6 +1,11 @@
 """Losses of the methods, one per file; all computed in float32 or wider."""
 
-from vireid_fast.losses.contrast import cross_modal_contrast, image_to_text, supervised_contrast
+from vireid_fast.losses.contrast import (
+    cross_modal_contrast,
+    image_to_text,
+    scale_for_scores,
+    supervised_contrast,
+)
 from vireid_fast.losses.msel import modality_shared_enhancement
 from vireid_fast.losses.triplet import weighted_regularized_triplet
 
@@ -8,6 +13,7 @@ __all__ = [
     "cross_modal_contrast",
     "image_to_text",
     "modality_shared_enhancement",
+    "scale_for_scores",
     "supervised_contrast",
     "weighted_regularized_triplet",
 ]

@@ -1,5 +1,7 @@
 """Contrast between two sets of features whose rows carry identity labels."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +38,24 @@ def supervised_contrast(
     log_probability = F.log_softmax(scores, dim=1)
     count = positive.sum(1)
     return -((log_probability * positive).sum(1) / count).mean()
+
+
+def scale_for_scores(features: Tensor, temperature: float) -> Tensor:
+    """Features whose dot products are the scores of an image-text loss.
+
+    Args:
+        features: Shape (B, D).
+        temperature: 0 leaves the features, so that scores are plain dot products. Otherwise rows
+            are L2-normalised and divided by sqrt(temperature), so that scores of two scaled sets
+            are cosines divided by the temperature.
+
+    Returns:
+        Shape (B, D), float32.
+    """
+    require(temperature >= 0, "scale_for_scores", "temperature", "be 0 or more", temperature)
+    if temperature == 0:
+        return features.float()
+    return F.normalize(features.float()) / math.sqrt(temperature)
 
 
 def image_to_text(features: Tensor, text_bank: Tensor, labels: Tensor) -> Tensor:

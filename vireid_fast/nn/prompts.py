@@ -27,7 +27,9 @@ class PromptLearner(nn.Module):
         self, template: Tensor, positions: Tensor, num_identities: int, start: int, length: int
     ) -> None:
         super().__init__()
-        require(num_identities > 0, "PromptLearner", "num_identities", "be positive", num_identities)
+        require(
+            num_identities > 0, "PromptLearner", "num_identities", "be positive", num_identities
+        )
         self.start = start
         self.register_buffer("template", template.detach().clone())
         self.register_buffer("positions", positions.detach().clone())

@@ -140,8 +140,8 @@ def top_k_lists(distances: Array, k: int) -> KNN:
 class _Distances(Protocol):
     """Squared distances between all N = Q + G items, queries first, as far as they are asked for.
 
-    Row i holds the distances that item i ranks by. Equal pairs get bitwise equal values from every
-    method.
+    Row i holds the distances that item i ranks by; `rows` takes ascending items. A pair has
+    bitwise the same value in every method.
     """
 
     num_query: int

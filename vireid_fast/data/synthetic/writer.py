@@ -200,6 +200,9 @@ def _first_foreign(root: Path) -> str | None:
     """A file under `root` that this module cannot have written; None if there is none."""
     for path in root.rglob("*"):
         parts = path.relative_to(root).parts
+        # Hidden folders are caches of the pictures and are drawn from them again.
+        if parts[0].startswith("."):
+            continue
         is_picture = parts[0] in PICTURE_FOLDERS and path.suffix == ".jpg"
         is_list = parts[0] == "exp" and parts[1:] and parts[1] in LISTS
         is_own = is_picture or is_list or parts[0] in TOP_FILES

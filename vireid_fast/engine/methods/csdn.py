@@ -34,6 +34,7 @@ from vireid_fast.losses import (
     cross_modal_contrast,
     image_to_text,
     modality_shared_enhancement,
+    scale_for_scores,
     supervised_contrast,
     weighted_regularized_triplet,
 )
@@ -105,6 +106,16 @@ def _plan(
         settings.warmup_lr, settings.min_lr, settings.milestones,
     )  # fmt: skip
     return StagePlan(settings.epochs, settings.kind, groups, schedule, settings.per_step)
+
+
+def _both_directions(
+    images: Tensor, texts: Tensor, labels: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """L_i2t + L_t2i of aligned images and texts."""
+    images, texts = (scale_for_scores(x, temperature) for x in (images, texts))
+    i2t = supervised_contrast(images, texts, labels, labels)
+    t2i = supervised_contrast(texts, images, labels, labels)
+    return {"loss": i2t + t2i, "i2t": i2t, "t2i": t2i}
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,7 @@ class PromptStage:
         self._model = model
         self._stored = stored
         self._settings = config.csdn.prompts
+        self._temperature = config.csdn.text_temperature
         self._seed = config.seed
 
     def prepare(self) -> StagePlan:
@@ -205,10 +217,7 @@ class PromptStage:
         pairs, labels = self._pairs, self._pairs.labels[batch]
         images = torch.cat((pairs.visible[batch], pairs.infrared[batch]))
         texts = torch.cat([self._model.encode_text(labels, m) for m in ("visible", "infrared")])
-        both = labels.repeat(2)
-        i2t = supervised_contrast(images, texts, both, both)
-        t2i = supervised_contrast(texts, images, both, both)
-        return {"loss": i2t + t2i, "i2t": i2t, "t2i": t2i}
+        return _both_directions(images, texts, labels.repeat(2), self._temperature)
 
 
 class FusionStage:
@@ -253,9 +262,7 @@ class FusionStage:
         labels = self._labels[batch]
         self._model.integration.train()
         texts = self._model.integration(*(table[labels] for table in self._texts))
-        i2t = supervised_contrast(self._images[batch], texts, labels, labels)
-        t2i = supervised_contrast(texts, self._images[batch], labels, labels)
-        return {"loss": i2t + t2i, "i2t": i2t, "t2i": t2i}
+        return _both_directions(self._images[batch], texts, labels, self._own.text_temperature)
 
 
 @dataclass(frozen=True)
@@ -280,7 +287,8 @@ class VisualStage:
         a = config.augment
         self._augmentation = Augmentation(
             pad=a.pad, flip=a.flip, erase=a.erase, scale=(a.scale_min, a.scale_max),
-            jitter=a.jitter, gamma=a.gamma, grey=a.exchange_grey, grey_probability=a.grey, invert=a.invert,
+            jitter=a.jitter, gamma=a.gamma, invert=a.invert,
+            grey=a.exchange_grey, grey_probability=a.grey,
         )  # fmt: skip
 
     def prepare(self) -> StagePlan:
@@ -291,15 +299,15 @@ class VisualStage:
         if own.text_terms:
             self._model.eval()
             self._model.integration.train(own.bank_dropout)
-            self._bank = self._model.integrated_bank()
-        trained = (self._model.encoder, self._model.pooled_neck, self._model.projected_neck)
-        named = [
-            (f"{prefix}.{name}", parameter)
-            for prefix, module in zip(("encoder", "pooled_neck", "projected_neck"), trained,
-                                      strict=True)
-            for name, parameter in module.named_parameters()
-        ]  # fmt: skip
-        return _plan(iter(named), own.visual, decay_vectors=own.visual.kind == "adam")
+            self._bank = scale_for_scores(
+                self._model.integrated_bank(), own.text_temperature
+            )
+        named = (
+            (name, parameter)
+            for name, parameter in self._model.named_parameters()
+            if name.startswith(("encoder.", "pooled_neck.", "projected_neck."))
+        )
+        return _plan(named, own.visual, decay_vectors=own.visual.kind == "adam")
 
     def num_batches(self) -> int:
         """See `Stage.num_batches`."""
@@ -350,7 +358,7 @@ class VisualStage:
                 )
                 terms[f"contrast_{name}"] = weights.contrast * contrast
         if self._bank is not None:
-            p = features.projected
+            p = scale_for_scores(features.projected, self._config.csdn.text_temperature)
             visible_text = image_to_text(p[:count], self._bank, labels)
             infrared_text = image_to_text(p[2 * count :], self._bank, labels)
             terms["text_visible"] = weights.visible_text * visible_text
