@@ -85,10 +85,7 @@ def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
     table = read_table(config)
     images = training_images(config, table)
     run = RunFolder.create(path, config, resume=resume)
-    _start(config)
-    fresh = not run.latest.exists()
-    backbone = build_backbone(config.clip, (config.data.height, config.data.width), load=fresh)
-    method = METHODS[config.method](config, backbone, len(images.identities))
+    method = _new_method(config, len(images.identities), load=not run.latest.exists())
     Trainer(
         method.model,
         method.stages(images),
@@ -149,34 +146,43 @@ def _evaluate(
     )  # fmt: skip
 
 
-def load_method(run: RunFolder, *, which: str = "best", untrained: bool = False) -> Method:
+def load_method(run: RunFolder, which: str = "best") -> Method:
     """The method of a run with the weights of one of its checkpoints.
 
     Args:
         run: The run.
         which: "best" (chosen on validation identities) or "latest".
-        untrained: Leave the weights that training starts from, as a baseline.
     """
     config = run.config()
     folder, _ = follow(run.best if which == "best" else run.latest)
     checkpoint = load_checkpoint(folder)
     identities = checkpoint.card.get("num_identities")
     require_facts(checkpoint.card, _facts(config, identities), str(folder))
-    _start(config)
-    backbone = build_backbone(
-        config.clip, (config.data.height, config.data.width), load=untrained
-    )
-    method = METHODS[config.method](config, backbone, identities)
-    if not untrained:
-        load_into(method.model, checkpoint.model, str(folder))
+    method = _new_method(config, identities, load=False)
+    load_into(method.model, checkpoint.model, str(folder))
     method.model.eval()
     return method
 
 
+def _new_method(config: Config, identities: int, *, load: bool) -> Method:
+    _start(config)
+    size = (config.data.height, config.data.width)
+    return METHODS[config.method](
+        config, build_backbone(config.clip, size, load=load), identities
+    )
+
+
+def evaluate_start(config: Config) -> dict[str, EvaluationResult]:
+    """Evaluate, on the test identities, the weights that training starts from: a baseline."""
+    table = read_table(config)
+    method = _new_method(config, 1, load=True)
+    extraction = extract(config, table, method, "test")
+    return {"plain": _evaluate(config, table, extraction, rerank=False)}
+
+
 def extract_run(
-    run: RunFolder, split: str = "test", *, out: Path | None = None, which: str = "best",
-    untrained: bool = False,
-) -> tuple[Path, Extraction]:  # fmt: skip
+    run: RunFolder, split: str = "test", *, out: Path | None = None, which: str = "best"
+) -> tuple[Path, Extraction]:
     """Extract a split with a run's model and write the feature file.
 
     Returns:
@@ -184,7 +190,7 @@ def extract_run(
     """
     config = run.config()
     table = read_table(config)
-    method = load_method(run, which=which, untrained=untrained)
+    method = load_method(run, which)
     extraction = extract(config, table, method, split)
     features = extraction.features
     arrays = {
@@ -204,15 +210,13 @@ def extract_run(
     return out, extraction
 
 
-def evaluate_run(
-    run: RunFolder, *, which: str = "best", untrained: bool = False
-) -> dict[str, EvaluationResult]:
+def evaluate_run(run: RunFolder) -> dict[str, EvaluationResult]:
     """Evaluate a run on the test identities, plain and, where configured, re-ranked.
 
     Writes features/test.npz and results.json.
     """
     config = run.config()
-    _, extraction = extract_run(run, which=which, untrained=untrained)
+    _, extraction = extract_run(run)
     table = read_table(config)
     results = {"plain": _evaluate(config, table, extraction, rerank=False)}
     if config.evaluation.rerank:

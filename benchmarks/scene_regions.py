@@ -1,0 +1,91 @@
+"""`make results`: the small CSDN and its baselines on real visible / thermal images.
+
+Runs unattended and continues where it stopped: pre-training, the visual losses alone and full CSDN
+for each seed, each through the commands of the README, then the rows of the table. Needs the data
+(see docs/results.md); writes benchmarks/results/scene_regions/seed<N>.json and the tables.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from report import write_tables
+from vireid_fast.config import load_config
+from vireid_fast.engine.run_folder import RunFolder, environment
+from vireid_fast.engine.workflow import evaluate_run, evaluate_start
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "csdn" / "scene_regions.yaml"
+RESULTS = ROOT / "benchmarks" / "results" / "scene_regions"
+
+
+def _command(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "vireid_fast", *arguments], check=True, cwd=ROOT)
+
+
+def _minutes(run: RunFolder) -> float:
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines) / 60
+
+
+def _seed(seed: int, data_root: Path, runs: Path, synthetic: Path) -> dict[str, object]:
+    """All rows of one seed; they start from the same weights."""
+    common = ("--config", str(CONFIG), "--data-root", str(data_root), "--resume")
+    pretrained = runs / "pretrain"
+    if not (pretrained / "weights.safetensors").exists():
+        _command("pretrain", *common, "--run", str(pretrained), f"seed={seed}",
+                 f"pretrain.synthetic_root={synthetic}")  # fmt: skip
+    weights = f"clip.weights={pretrained / 'weights.safetensors'}"
+    for name, extra in (("visual", ["csdn.text_terms=false"]), ("full", [])):
+        _command("train", *common, "--run", str(runs / name), f"seed={seed}", weights, *extra)
+    visual, full = RunFolder.open(runs / "visual"), RunFolder.open(runs / "full")
+    config = full.config()
+    random = replace(config, clip=replace(config.clip, weights=""))
+    results = evaluate_run(full)
+    rows = {
+        "random weights": evaluate_start(random)["plain"],
+        "pre-training alone": evaluate_start(config)["plain"],
+        "visual losses alone": evaluate_run(visual)["plain"],
+        "full CSDN": results["plain"],
+        "full CSDN + re-ranking": results["reranked"],
+    }
+    minutes = {
+        "pre-training alone": _minutes(RunFolder.open(pretrained)),
+        "visual losses alone": _minutes(visual),
+        "full CSDN": _minutes(full),
+    }
+    return {
+        "seed": seed,
+        "rows": {name: result.to_json() for name, result in rows.items()},
+        "minutes": minutes,
+        "environment": environment(),
+    }
+
+
+def main(
+    data_root: Annotated[Path, typer.Option(help="Unpacked scene regions.")] = (
+        ROOT / "data" / "scene-regions"
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = ROOT / "runs" / "results",
+    seeds: Annotated[int, typer.Option(help="Seeds 1..N.")] = 3,
+) -> None:
+    """Run what is missing, then write the tables."""
+    if not data_root.is_dir():
+        sys.exit(f"results: {data_root} must be the unpacked data set. See docs/results.md")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in range(1, seeds + 1):
+        target = RESULTS / f"seed{seed}.json"
+        if target.exists():
+            continue
+        rows = _seed(seed, data_root, runs / f"seed{seed}", runs / "synthetic")
+        target.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_tables()
+
+
+if __name__ == "__main__":
+    typer.run(main)
