@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from report import write_tables
-from vireid_fast.config import load_config
+
 from vireid_fast.engine.run_folder import RunFolder, environment
 from vireid_fast.engine.workflow import evaluate_run, evaluate_start
 

@@ -26,7 +26,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: The folder or the file cannot be written.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(
+            f"atomic_write: path must lie in a folder, got the file {error.filename} instead of one."
+        ) from error
     if target.is_dir():
         raise IsADirectoryError(
             f"atomic_write: path must be a file, got the folder {target}. Give a file name."
@@ -38,8 +43,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # A failed write, as on a full disk, does not say by itself which file it was.
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     # Only POSIX can open a folder; elsewhere the replacement itself is all there is.
     if os.name == "posix":

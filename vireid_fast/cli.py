@@ -41,22 +41,27 @@ Overrides = Annotated[
 
 
 def _config(source: str, overrides: list[str] | None, root: Path | None, skip: bool) -> Any:
-    extra = [f"data.root={root}"] if root is not None else []
+    # Quoted, so that a folder called 2024 stays text.
+    extra = [f"data.root={json.dumps(str(root))}"] if root is not None else []
     extra += ["data.skip_bad_images=true"] if skip else []
     return load_config(source, [*extra, *(overrides or [])])
 
 
+def _say(text: str) -> None:
+    """One line as it is: never wrapped, and brackets in a path are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(results: dict[str, Any], path: Path | None) -> None:
+    from vireid_fast._files import atomic_write
+    from vireid_fast.engine.evaluation_files import results_json
     from vireid_fast.engine.tables import results_table
 
     console.print(results_table(results))
     if path is not None:
-        from vireid_fast._files import atomic_write
-
-        [(_, result)] = results.items()
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
-        console.print(f"written: {path}")
+            temporary.write_text(results_json(results), encoding="utf-8")
+        _say(f"written: {path}")
 
 
 def _rerank(text: str | None) -> tuple[int, int, float] | None:
@@ -84,7 +89,7 @@ def pretrain(
     from vireid_fast.engine.workflow import pretrain as work
 
     weights = work(_config(config, overrides, data_root, skip_bad_images), run, resume=resume)
-    console.print(f"weights: {weights}")
+    _say(f"weights: {weights}")
 
 
 @app.command()
@@ -104,15 +109,25 @@ def train(
     resume: ResumeOption = False,
 ) -> None:
     """Train a method through all its stages."""
+    from vireid_fast._checks import require
     from vireid_fast.engine.workflow import train as work
 
-    source = config or (f"{method}/{data}" if method and data else None)
-    if source is None and resume:
+    source = config
+    if method is not None or data is not None:
+        require(
+            config is None and method is not None and data is not None, "train", "--config",
+            "come alone, or --method together with --data",
+            f"--config {config}, --method {method}, --data {data}", f"Presets: {presets()}",
+        )  # fmt: skip
+        source = f"{method}/{data}"
+    elif config is None and resume:
         source = str(run / "config.yaml")
-    if source is None:
-        raise ValueError(f"train: --config must be given, got nothing. Presets: {presets()}")
+    require(
+        source is not None, "train", "--config", "be given, or --method with --data", "neither",
+        f"Presets: {presets()}",
+    )  # fmt: skip
     result = work(_config(source, overrides, data_root, skip_bad_images), run, resume=resume)
-    console.print(f"run: {result.path}  next: vireid eval --run {result.path}")
+    _say(f"run: {result.path}  next: vireid eval --run {result.path}")
 
 
 @app.command()
@@ -123,12 +138,17 @@ def extract(
     checkpoint: Annotated[str, typer.Option(help="best or latest.")] = "best",
 ) -> None:
     """Write the features of a split as a feature file."""
+    from vireid_fast._checks import require_choice
+    from vireid_fast.data.feature_files import require_target
     from vireid_fast.engine.run_folder import RunFolder
     from vireid_fast.engine.workflow import extract_run
 
+    require_choice("extract", "--checkpoint", checkpoint, ("best", "latest"))
+    if out is not None:
+        require_target(out)
     path, extraction = extract_run(RunFolder.open(run), split, out=out, which=checkpoint)
     rows, width = extraction.features.features.shape
-    console.print(f"features: {path}  {rows} images, width {width}")
+    _say(f"features: {path}  {rows} images, width {width}")
 
 
 @app.command("eval")
@@ -139,9 +159,13 @@ def evaluate(
         Path | None, typer.Option(help="Feature file to draw query and gallery from.")
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", "-r", help="Run to evaluate.")] = None,
-    protocol: Annotated[str, typer.Option(help="sysu/agw or sysu/official.")] = "sysu/agw",
-    mode: Annotated[str, typer.Option(help="all or indoor.")] = "all",
-    shots: Annotated[int, typer.Option(help="Gallery images per identity and camera.")] = 1,
+    protocol: Annotated[
+        str | None, typer.Option(help="sysu/agw (default) or sysu/official.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="all (default) or indoor.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Gallery images per identity and camera; default 1.")
+    ] = None,
     permutations: Annotated[
         Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
     ] = None,
@@ -151,20 +175,33 @@ def evaluate(
     rerank: Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
 ) -> None:
-    """Evaluate feature files of any model, or a run on its test identities."""
+    """Evaluate feature files of any model, or a run on its test identities.
+
+    A run is evaluated as its configuration says, plain and re-ranked, unless an option says else.
+    """
+    from vireid_fast._checks import require
+    from vireid_fast.config import EvaluationConfig
     from vireid_fast.engine.evaluation_files import evaluate_files
     from vireid_fast.engine.run_folder import RunFolder
-    from vireid_fast.engine.workflow import evaluate_run
+    from vireid_fast.engine.workflow import evaluate_run, extract_run
 
+    parameters, settings = _rerank(rerank), EvaluationConfig()
     if run is not None:
-        results = evaluate_run(RunFolder.open(run))
-        for name, result in results.items():
-            _show({name: result}, None)
-        console.print(f"written: {run / 'results.json'}")
-        return
+        others = [str(path) for path in (query, gallery, features) if path is not None]
+        require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
+        opened = RunFolder.open(run)
+        if {protocol, mode, shots, permutations, metric, rerank} == {None}:
+            _show(evaluate_run(opened), json_file)
+            _say(f"written: {opened.results_file}")
+            return
+        settings = opened.config().evaluation
+        features, _ = extract_run(opened)
     result = evaluate_files(
-        query, gallery, features, protocol=protocol, mode=mode, shots=shots,
-        permutations=permutations, metric=metric, rerank=_rerank(rerank),
+        query, gallery, features,
+        protocol=settings.protocol if protocol is None else protocol,
+        mode=settings.mode if mode is None else mode,
+        shots=settings.shots if shots is None else shots,
+        permutations=permutations, metric=metric, rerank=parameters,
     )  # fmt: skip
     _show({"reranked" if rerank else "plain": result}, json_file)
 
@@ -186,7 +223,7 @@ def rerank(
     shape = rerank_files(
         query, gallery, out, k1=k1, k2=k2, lambda_value=lambda_value, top_k=top_k, metric=metric
     )
-    console.print(f"written: {out}  {' x '.join(str(n) for n in shape)}")
+    _say(f"written: {out}  {' x '.join(str(n) for n in shape)}")
 
 
 @app.command()
@@ -214,7 +251,7 @@ def synth(
         )  # fmt: skip
     if sheet is not None:
         contact_sheet(out).save(sheet)
-    console.print(f"data set: {out}" + (f"  contact sheet: {sheet}" if sheet else ""))
+    _say(f"data set: {out}" + (f"  contact sheet: {sheet}" if sheet else ""))
 
 
 @app.command("check-data")
@@ -235,7 +272,7 @@ def check_data(
     table = DATASETS[data].read(root, strict=False)
     with progress_bar("decoding images", enabled=decode) as advance:
         report = check_dataset(table, data, decode=decode, progress=advance)
-    console.print(str(report), markup=False, highlight=False)
+    _say(str(report))
     if json_file is not None:
         with atomic_write(json_file) as temporary:
             temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -256,13 +293,13 @@ def info(
         return
     for name in ("vireid_fast", "python", "torch", "numpy", "platform", "threads", "cuda",
                  "instruction_sets", "build"):  # fmt: skip
-        console.print(f"{name:17} {values[name]}", highlight=False, markup=False)
+        _say(f"{name:17} {values[name]}")
     table = Table("op", "CPU", "GPU", title="kernels in use", title_justify="left")
     for line in kernel_lines():
         table.add_row(line.op, line.cpu, line.cuda)
     console.print(table)
     for line in values["advice"]:
-        console.print(line, highlight=False, markup=False)
+        _say(line)
 
 
 @app.command()
@@ -278,7 +315,7 @@ def demo(
 
     finished, results = work(run, identities=identities, short=short, resume=resume)
     console.print(results_table(results))
-    console.print(f"run: {finished.path}  results: {finished.results_file}")
+    _say(f"run: {finished.path}  results: {finished.results_file}")
 
 
 @app.callback(invoke_without_command=True)
@@ -286,7 +323,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        console.print(__version__, highlight=False)
+        _say(__version__)
         raise typer.Exit
 
 

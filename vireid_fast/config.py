@@ -230,19 +230,23 @@ class PretrainConfig:
     epochs: int = 4
     steps: int = 50
     """Steps per epoch."""
-    identities_per_batch: int = 24
-    """Identities per step and source, each with one visible and one infrared image."""
-    lr: float = 1e-3
+    captioned_per_batch: int = 16
+    """Synthetic identities per step, each with one visible and one infrared image."""
+    paired_per_batch: int = 32
+    """Training identities per step, each with one visible and one infrared image."""
+    lr: float = 2e-3
     weight_decay: float = 0.05
     temperature: float = 0.07
     caption_weight: float = 1.0
     """Weight of the image-caption contrast on synthetic pedestrians."""
     pair_weight: float = 1.0
     """Weight of the visible-infrared contrast on the training images."""
+    identity_weight: float = 1.0
+    """Weight of the identity cross-entropy on the training images."""
 
     def __post_init__(self) -> None:
-        for name in ("identities", "views", "epochs", "steps", "identities_per_batch", "lr",
-                     "temperature"):  # fmt: skip
+        for name in ("identities", "views", "epochs", "steps", "captioned_per_batch",
+                     "paired_per_batch", "lr", "temperature"):  # fmt: skip
             value = getattr(self, name)
             _check(value > 0, f"pretrain.{name}", "be positive", value)
 

@@ -11,7 +11,7 @@ TINY = (
     "data.height=64", "data.width=32", "sampler.identities=2", "sampler.instances=2",
     "csdn.prompts.epochs=2", "csdn.fusion.epochs=2", "csdn.visual.epochs=2",
     "evaluation.rerank=[4, 2, 0.3]", "pretrain.epochs=2", "pretrain.steps=2",
-    "pretrain.identities=6", "pretrain.identities_per_batch=4", "threads=1",
+    "pretrain.identities=6", "pretrain.captioned_per_batch=4", "threads=1",
 )  # fmt: skip
 
 

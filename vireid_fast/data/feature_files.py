@@ -99,7 +99,7 @@ def write_features(
         OSError: The file cannot be written.
     """
     path = Path(path)
-    require_choice("write_features", "path suffix", path.suffix, FORMATS)
+    require_target(path)
     for key in REQUIRED_KEYS:
         require(key in arrays, "write_features", "arrays", f"have the key {key!r}", sorted(arrays))
     for key, array in arrays.items():
@@ -116,7 +116,16 @@ def write_features(
                 np.savez(file, **arrays, **{_METADATA_KEY: np.array(json.dumps(notes))})
         else:
             contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-            safetensors.numpy.save_file(contiguous, temporary, metadata=notes)
+            try:
+                safetensors.numpy.save_file(contiguous, temporary, metadata=notes)
+            except safetensors.SafetensorError as error:
+                raise OSError(f"write_features: {path} could not be written: {error}.") from error
+
+
+def require_target(path: Path) -> None:
+    """Raise ValueError unless a feature file can have this name; costs nothing, so ask early."""
+    require_choice("write_features", "path suffix", path.suffix, FORMATS)
+    require(not path.is_dir(), "write_features", "path", "be a file", f"the folder {path}")
 
 
 def _existing_file(what: str, path: str | os.PathLike[str]) -> Path:
@@ -143,10 +152,10 @@ def _readable(what: str, path: Path) -> Iterator[None]:
 
 def _read_npz(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names in the archive, and the arrays among `keys`; objects are not unpickled."""
-    archive = np.load(path, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise ValueError("one single array, not an archive of named arrays")
-    with archive:
+    # numpy would take any other bytes for a pickle and advise to trust it.
+    if not zipfile.is_zipfile(path):
+        raise ValueError("no archive of named arrays")
+    with np.load(path, allow_pickle=False) as archive:
         return archive.files, {key: archive[key] for key in keys if key in archive.files}
 
 

@@ -1,8 +1,11 @@
 """Evaluation and re-ranking of feature files from any model."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from vireid_fast._checks import require, require_choice
@@ -41,8 +44,8 @@ def evaluate_files(
     pair = query is not None and gallery is not None
     require(
         pair != (features is not None) and (query is None) == (gallery is None),
-        "eval", "arguments", "be --query and --gallery, or --features, or --run",
-        f"query={query}, gallery={gallery}, features={features}",
+        "eval", "source", "be --query with --gallery, or --features, or --run",
+        f"--query {query}, --gallery {gallery}, --features {features}",
     )  # fmt: skip
     with progress_bar("evaluating") as advance:
         if features is not None:
@@ -57,6 +60,13 @@ def evaluate_files(
         )  # fmt: skip
 
 
+def results_json(results: Mapping[str, EvaluationResult]) -> str:
+    """The first result's keys at the top level, each further result under its name."""
+    first, *others = results.items()
+    values = first[1].to_json() | {name: result.to_json() for name, result in others}
+    return json.dumps(values, indent=1) + "\n"
+
+
 def rerank_files(
     query: Path, gallery: Path, out: Path, *,
     k1: int, k2: int, lambda_value: float, top_k: int | None, metric: str,
@@ -68,8 +78,17 @@ def rerank_files(
     """
     require(out.suffix == ".npz", "rerank", "--out", "end in .npz", out)
     require_choice("rerank", "--metric", metric, ("euclidean", "cosine"))
+    require(not out.is_dir(), "rerank", "--out", "be a file", f"the folder {out}")
     require(top_k is None or top_k > 0, "rerank", "--top-k", "be positive", top_k)
     features = [read_feature_set(path).features for path in (query, gallery)]
+    widths = [f.shape[1] for f in features]
+    require(
+        widths[0] == widths[1], "rerank", f"{gallery}",
+        f"have features of width {widths[0]} like {query}", widths[1],
+        "Extract both with one model.",
+    )  # fmt: skip
+    dtype = torch.promote_types(*(f.dtype for f in features))
+    features = [f.to(dtype) for f in features]
     if metric == "cosine":
         features = [F.normalize(f.float()) for f in features]
     distances = rerank(*features, k1, k2, lambda_value)

@@ -40,4 +40,4 @@ def progress_bar(description: str, *, enabled: bool = True) -> Iterator[Advance]
 
 def say(message: str) -> None:
     """One line for the person who started the command, on standard error."""
-    console.print(message, highlight=False, soft_wrap=True)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)

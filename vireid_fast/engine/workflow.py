@@ -21,7 +21,7 @@ from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into
 from vireid_fast.engine.clip_setup import build_backbone
 from vireid_fast.engine.extraction import Extraction, extract_features
 from vireid_fast.engine.methods import METHODS, Method
-from vireid_fast.engine.pretrain import PretrainStage, read_captions
+from vireid_fast.engine.pretrain import Pretraining, PretrainStage, read_captions
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.seeds import derive_seed
@@ -253,11 +253,11 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
             f"{config.clip.architecture!r}. Load published weights with clip.weights instead."
         )
     captions = read_captions(captioned_table.root, captioned.identities, backbone.vocabulary)
-    clip = backbone.clip.to(config.device)
-    stage = PretrainStage(clip, captioned, captions, paired, config)
+    model = Pretraining(backbone.clip, len(paired.identities)).to(config.device)
+    stage = PretrainStage(model, captioned, captions, paired, config)
     facts = _facts(config, len(paired.identities)) | {"method": "pretrain"}
-    Trainer(clip, [stage], run, seed=config.seed, facts=facts, validate=None).train()
-    return _write_weights(run, config, clip)
+    Trainer(model, [stage], run, seed=config.seed, facts=facts, validate=None).train()
+    return _write_weights(run, config, model.clip)
 
 
 def _synthetic_root(config: Config, path: Path) -> Path:

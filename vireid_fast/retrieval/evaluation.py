@@ -233,7 +233,7 @@ def _require_permutations(rules: Protocol, permutations: Permutations | None) ->
         require(
             permutations is not None, rules.name, "permutations",
             "be given, since the galleries are stored", None,
-            "Read rand_perm_cam.mat with data.permutations.read_permutations.",
+            "Give --permutations rand_perm_cam.mat (data.permutations.read_permutations).",
         )  # fmt: skip
     else:
         require(

@@ -73,7 +73,7 @@ def metrics_from_ranks(
     valid = stats.num_positives > 0
     num_valid = int(valid.sum())
     require(
-        num_valid > 0, what, "stats", "have at least one valid query",
+        num_valid > 0, "evaluation", "query", "hold at least one valid query",
         f"{len(valid)} queries without a correct gallery item",
         "Check that query and gallery share identities that the protocol does not drop.",
     )  # fmt: skip
