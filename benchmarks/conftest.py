@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, Case
+from report import op_table
 from timing import ROOT, Comparison, environment
 
 from vireid_fast._files import atomic_write
@@ -27,9 +28,8 @@ class ResultFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         text = path.read_text(encoding="utf-8") if path.exists() else "[]"
-        known = {(case.op, case.name): order for order, case in enumerate(CASES)}
-        self._order = known
-        self._records = [r for r in json.loads(text) if (r["op"], r["case"]) in known]
+        self._order = {_key(case): order for order, case in enumerate(CASES)}
+        self._records = [r for r in json.loads(text) if (r["op"], r["case"]) in self._order]
 
     def forget(self, case: Case) -> None:
         """Remove a case; it has no time until it passes its gate again."""
@@ -70,3 +70,10 @@ def results(device: torch.device) -> Iterator[ResultFile]:
     file = ResultFile(RESULTS / f"{device.type}.json")
     yield file
     file.write()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the ratios, which pytest-benchmark's own table of whole rounds does not."""
+    if terminalreporter.stats.get("passed"):
+        terminalreporter.section("ratios to the fused op")
+        terminalreporter.write_line(op_table())

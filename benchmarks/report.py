@@ -54,19 +54,67 @@ def seed_table() -> str:
 
 
 def op_table() -> str:
-    """Median times of the op benchmarks with their ratio to the peers."""
+    """Time of every provider of the op benchmarks relative to the fused one, device by device."""
+    files = sorted((RESULTS / "ops").glob("*.json"))
+    devices = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    parts = [_device_table(records) for records in devices if records]
+    return "\n\n".join(parts) if parts else "No result file yet: run `make bench`."
+
+
+def _device_table(records: list[dict]) -> str:
+    """A line on the machine, best and worst case, then all ratios of one device."""
+    others = [record for record in records if record["role"] != "fused"]
     lines = [
-        "| op | case | provider | ratio to fused (p20-p80) |",
-        "| --- | --- | --- | ---: |",
+        f"{_machines(records)}. Ratio: time of the provider / time of the fused op, median of "
+        "paired rounds; above 1 the fused op is faster. A floor is the least work that the op "
+        "needs, as torch does it.",
+        "",
+        f"Against peers: {_extremes([r for r in others if r['role'] == 'peer'])}.",
+        "",
+        "| op | case | shape | provider | ratio (p20-p80) | worst round |",
+        "| --- | --- | --- | --- | ---: | ---: |",
     ]
-    for path in sorted((RESULTS / "ops").glob("*.json")):
-        for record in json.loads(path.read_text(encoding="utf-8")):
-            low, high = record["p20"], record["p80"]
-            lines.append(
-                f"| {record['op']} | {record['case']} | {record['provider']} | "
-                f"{record['ratio']:.2f} ({low:.2f}-{high:.2f}) |"
-            )
+    for record in others:
+        name = record["provider"]
+        if record["role"] == "floor":
+            name = f"floor: {name}"
+        cells = (
+            record["op"], record["case"], f"{record['shape']}, {record['dtype']}", name,
+            f"{_ratio(record['ratio'])} ({_ratio(record['p20'])}-{_ratio(record['p80'])})",
+            _ratio(record["worst"]),
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _machines(records: list[dict]) -> str:
+    """Where, with what and when the records were taken; they may come from several runs."""
+    facts = {
+        (
+            f"{r['device_name']} ({r['device']}, {r['instruction_set'] or 'no extension'}), "
+            f"{r['threads']} thread{'s' if r['threads'] > 1 else ''}, torch {r['torch']}, "
+            f"vireid_fast {r['vireid_fast']} at {(r['git_sha'] or 'no commit')[:10]}, "
+            f"{r['date'][:10]}"
+        ): None
+        for r in records
+    }
+    return "; ".join(facts)
+
+
+def _extremes(peers: list[dict]) -> str:
+    """Best and worst case, as they are told beside each other."""
+
+    def describe(record: dict) -> str:
+        place = f"{record['op']}, {record['case']}, to {record['provider']}"
+        return f"{_ratio(record['ratio'])} ({place})"
+
+    best = max(peers, key=lambda record: record["ratio"])
+    worst = min(peers, key=lambda record: record["ratio"])
+    return f"best {describe(best)}, worst {describe(worst)}"
 
 
 def replace_block(path: Path, name: str, content: str) -> None:

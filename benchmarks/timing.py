@@ -20,11 +20,11 @@ from vireid_fast._extension import instruction_set
 ROOT = Path(__file__).resolve().parents[1]
 FUSED = "fused"
 
-_CASE_SECONDS = 8.0  # first calls and rounds of one case; its inputs and its gate come on top
+_CASE_SECONDS = 6.0  # first calls and rounds of one case; its inputs and its gate come on top
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 60
 _WARM_UP_SECONDS = 0.05
 # One sample repeats a quick call, so that the clock and one interrupt weigh little.
-_SAMPLE_SECONDS = 0.005
+_SAMPLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Provider:
 
     Attributes:
         name: As it stands in the tables; "fused" is the one that all others are compared to.
-        role: "floor" marks a lower bound of the time, which computes something else.
+        role: "floor" marks the least work that the op needs, as torch does it; its output is not
+            that of the op.
         run: Computes the result.
         scale: Factor on the measured time; a floor may be a share of what it runs.
     """
@@ -80,10 +81,11 @@ class Comparison:
         """
         per_round = 0.0
         for provider in self.providers:
-            seconds = self._warm_up_one(provider)
-            self._repeats[provider.name] = math.ceil(_SAMPLE_SECONDS / seconds)
+            calls = self._warm_up_one(provider)
+            # The fastest call: one that was interrupted would make the samples too short.
+            self._repeats[provider.name] = math.ceil(_SAMPLE_SECONDS / min(calls))
             self.samples[provider.name] = []
-            per_round += seconds * self._repeats[provider.name]
+            per_round += self._repeats[provider.name] * sum(calls) / len(calls)
         left = _CASE_SECONDS - sum(self.first_call.values())
         return min(max(int(left / per_round), _MIN_ROUNDS), _MAX_ROUNDS)
 
@@ -116,16 +118,14 @@ class Comparison:
             "first_call_milliseconds": 1e3 * provider.scale * self.first_call[provider.name],
         }
 
-    def _warm_up_one(self, provider: Provider) -> float:
-        """Seconds per call. The first call was the warm-up of a provider that takes long."""
+    def _warm_up_one(self, provider: Provider) -> list[float]:
+        """Seconds of each call. The first call was the warm-up of a provider that takes long."""
         if self.first_call[provider.name] > 10 * _WARM_UP_SECONDS:
-            return self.first_call[provider.name]
-        calls, begin = 0, time.perf_counter()
-        while (passed := time.perf_counter() - begin) < _WARM_UP_SECONDS:
-            provider.run()
-            self._synchronize()
-            calls += 1
-        return passed / calls
+            return [self.first_call[provider.name]]
+        calls: list[float] = []
+        while sum(calls) < _WARM_UP_SECONDS:
+            calls.append(self._elapsed(provider.run, 1))
+        return calls
 
     def _elapsed(self, run: Callable[[], Any], repeats: int) -> float:
         self._synchronize()

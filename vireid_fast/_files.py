@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(
-            f"atomic_write: path must lie in a folder, got the file {error.filename} instead of one."
+            f"atomic_write: path must lie in a folder, got the file {error.filename}."
         ) from error
     if target.is_dir():
         raise IsADirectoryError(

@@ -110,6 +110,7 @@ def train(
 ) -> None:
     """Train a method through all its stages."""
     from vireid_fast._checks import require
+    from vireid_fast.engine.run_folder import RunFolder
     from vireid_fast.engine.workflow import train as work
 
     source = config
@@ -121,7 +122,7 @@ def train(
         )  # fmt: skip
         source = f"{method}/{data}"
     elif config is None and resume:
-        source = str(run / "config.yaml")
+        source = str(RunFolder.open(run).config_file)
     require(
         source is not None, "train", "--config", "be given, or --method with --data", "neither",
         f"Presets: {presets()}",
@@ -239,18 +240,21 @@ def synth(
     sheet: Annotated[Path | None, typer.Option(help="Also write a contact sheet (PNG).")] = None,
 ) -> None:
     """Draw a synthetic visible-infrared pedestrian set."""
-    from vireid_fast._checks import require_choice
+    from vireid_fast._checks import require, require_choice
+    from vireid_fast._files import atomic_write
     from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
     from vireid_fast.engine.progress import progress_bar
 
     require_choice("synth", "--layout", layout, ("sysu_mm01",))
+    require(sheet is None or sheet.suffix == ".png", "synth", "--sheet", "end in .png", sheet)
     with progress_bar("drawing pedestrians") as advance:
         write_sysu_layout(
             out, identities=identities, views=views, size=(height, width), seed=seed,
             tracklets=tracklets, progress=advance,
         )  # fmt: skip
     if sheet is not None:
-        contact_sheet(out).save(sheet)
+        with atomic_write(sheet) as temporary:
+            contact_sheet(out).save(temporary, format="PNG")
     _say(f"data set: {out}" + (f"  contact sheet: {sheet}" if sheet else ""))
 
 
@@ -285,15 +289,14 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Versions, the kernels in use, and what to run to get the others."""
-    from vireid_fast.engine.info import kernel_lines, report
+    from vireid_fast.engine.info import fact_lines, kernel_lines, report
 
     values = report()
     if as_json:
         print(json.dumps(values, indent=1))  # noqa: T201
         return
-    for name in ("vireid_fast", "python", "torch", "numpy", "platform", "threads", "cuda",
-                 "instruction_sets", "build"):  # fmt: skip
-        _say(f"{name:17} {values[name]}")
+    for line in fact_lines(values):
+        _say(line)
     table = Table("op", "CPU", "GPU", title="kernels in use", title_justify="left")
     for line in kernel_lines():
         table.add_row(line.op, line.cpu, line.cuda)

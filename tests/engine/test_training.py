@@ -160,3 +160,10 @@ def test_losses_that_are_not_finite_stop_the_run(tiny_config, tmp_path):
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"losses of visual epoch .* must be finite"):
         workflow.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tpu"])
+def test_a_device_that_is_not_here_is_refused(tiny_config, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device must be cpu, .* got '{device}'"):
+        workflow.train(replace(tiny_config, device=device), tmp_path / "run")

@@ -154,7 +154,7 @@ def _read_npz(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[str, n
     """Names in the archive, and the arrays among `keys`; objects are not unpickled."""
     # numpy would take any other bytes for a pickle and advise to trust it.
     if not zipfile.is_zipfile(path):
-        raise ValueError("no archive of named arrays")
+        raise ValueError("one single array or foreign bytes, not an archive of named arrays")
     with np.load(path, allow_pickle=False) as archive:
         return archive.files, {key: archive[key] for key in keys if key in archive.files}
 

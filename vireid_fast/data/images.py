@@ -35,6 +35,13 @@ class ImageError(ValueError):
         )
 
 
+def describe_skipped(errors: Sequence[ImageError], limit: int = 8) -> str:
+    """One line that counts skipped images and names the first `limit` with their reasons."""
+    named = "; ".join(f"{error.path} ({error.reason})" for error in errors[:limit])
+    more = f" and {len(errors) - limit} more" if len(errors) > limit else ""
+    return f"damaged images skipped: {len(errors)}: {named}{more}"
+
+
 def load_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read one image file as RGB, whatever its mode.
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vireid_fast.clip import CLIP, build_clip, load_weights
 from vireid_fast.clip.architectures import ARCHITECTURES
 from vireid_fast.clip.templates import TEMPLATE_WORDS, TEMPLATES
@@ -57,7 +59,8 @@ def build_backbone(config: ClipConfig, size: tuple[int, int], *, load: bool = Tr
         overrides["vocabulary_size"] = len(vocabulary)
     if ARCHITECTURES[config.architecture].family == "resnet":
         overrides |= {"layer4_stride": config.layer4_stride, "stem_relu": config.stem_relu}
-    clip = build_clip(config.architecture, **overrides)
+    # Convolutions follow their weights' layout; channels last is the faster one.
+    clip = build_clip(config.architecture, **overrides).to(memory_format=torch.channels_last)
     if load and config.weights:
         _load(clip, config)
     return Backbone(clip, vocabulary)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from vireid_fast._checks import require
 from vireid_fast.config import load_config
 from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
 from vireid_fast.engine.progress import progress_bar, say
@@ -15,6 +16,8 @@ SHORT = (
     "csdn.prompts.epochs=2", "csdn.fusion.epochs=2", "csdn.visual.epochs=1", "pretrain.epochs=1",
     "pretrain.steps=4", "pretrain.identities=24",
 )  # fmt: skip
+# Of fewer the training split holds less than the preset's 8 identities of a batch.
+MIN_IDENTITIES = 14
 
 
 def demo(
@@ -30,7 +33,12 @@ def demo(
 
     Returns:
         The training run and its results on the test identities.
+
+    Raises:
+        ValueError: Too few identities.
     """
+    require(identities >= MIN_IDENTITIES, "demo", "--identities", f"be at least {MIN_IDENTITIES}",
+            identities)  # fmt: skip
     root = path / "data"
     with progress_bar("drawing pedestrians") as advance:
         write_sysu_layout(root, identities=identities, views=4, progress=advance)

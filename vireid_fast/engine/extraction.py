@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vireid_fast.data.images import ImageError, load_image
+from vireid_fast.data.images import ImageError, describe_skipped, load_image
 from vireid_fast.data.table import MODALITY_NAMES, ImageTable
 from vireid_fast.data.transforms import Augmentation, test_view
 from vireid_fast.engine.progress import progress_bar, say
@@ -73,7 +73,7 @@ def extract_features(
                 done += len(block)
                 advance(done, len(rows))
     if bad:
-        say(f"{len(bad)} damaged images skipped: " + "; ".join(str(e) for e in bad))
+        say(describe_skipped(bad))
     return _assemble(table, rows, kept, parts, tuple(bad))
 
 

@@ -1,6 +1,7 @@
 """What `vireid info` tells: versions, kernels in use, and what to run to get the others."""
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,3 +58,20 @@ def report() -> dict[str, object]:
         "kernels": {line.op: {"cpu": line.cpu, "cuda": line.cuda} for line in kernel_lines()},
         "advice": advice(),
     }
+
+
+def fact_lines(values: Mapping[str, object]) -> list[str]:
+    """The facts of a report that need no table, one aligned line each."""
+    names = ("vireid_fast", "python", "torch", "numpy", "platform", "threads", "cuda",
+             "instruction_sets", "build")  # fmt: skip
+    return [f"{name.replace('_', ' '):17} {_words(values[name])}" for name in names]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, "") else str(value)

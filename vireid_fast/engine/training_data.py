@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast.data.cache import ImageCache, open_cache
+from vireid_fast.data.images import describe_skipped
 from vireid_fast.data.samplers import relabel
 from vireid_fast.data.table import INFRARED, VISIBLE, ImageTable, require_trainable
 from vireid_fast.engine.progress import progress_bar, say
@@ -56,7 +57,7 @@ def open_training_images(
             table, table.rows(split), size, folder, skip_bad=skip_bad, progress=advance
         )
     if cache.bad:
-        say(f"{len(cache.bad)} damaged images skipped: " + "; ".join(str(e) for e in cache.bad))
+        say(describe_skipped(cache.bad))
     labels, identities = relabel(table.person_ids[cache.rows])
     modality = table.modality[cache.rows]
     positions = tuple(np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED))
