@@ -68,6 +68,8 @@ class AugmentConfig:
     """Probability that the plain visible view becomes grey."""
     invert: float = 0.0
     """Probability of an inverted image, in every view."""
+    per_image: bool = False
+    """Normalise each image by its own mean and deviation instead of ImageNet's, in tests too."""
     exchange_grey: int = 2
     """ChannelExchange's parameter; with the published 2 its grey branch is unreachable, 3 opens
     it."""

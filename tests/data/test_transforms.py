@@ -6,22 +6,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vireid_fast.data import transforms
+from vireid_fast.data import transforms, views
 from vireid_fast.data.transforms import (
     ERASE_FILL,
     IMAGENET_MEAN,
     IMAGENET_STD,
     LUMA,
-    Augmentation,
     ChannelAdapGray,
     ChannelExchange,
     ChannelRandomErasing,
     IntensityJitter,
     Normalize,
     PadCropFlip,
+    Standardize,
     ZoomCropFlip,
-    infrared_view,
     to_float,
+)
+from vireid_fast.data.views import (
+    Augmentation,
+    infrared_view,
     visible_exchange_view,
     visible_view,
 )
@@ -297,9 +300,9 @@ def test_visible_view_is_its_parts():
 def test_pure_augmentation_switched_off_is_the_test_view():
     images = random_bytes()
     nothing = Augmentation(pad=0, flip=0, erase=0)
-    expected = transforms.test_view(images, nothing)
+    expected = views.test_view(images, nothing)
     assert torch.equal(visible_view(images, nothing, seeded()), expected)
-    assert torch.equal(transforms.test_view(images, nothing, flip=True), expected.flip(-1))
+    assert torch.equal(views.test_view(images, nothing, flip=True), expected.flip(-1))
     assert torch.equal(expected, Normalize()(to_float(images)))
 
 
@@ -369,3 +372,25 @@ def test_random_grey_and_invert_touch_some_images_whole():
     changed = (inverted != images).flatten(1).any(1)
     assert 15 < int(changed.sum()) < 49
     torch.testing.assert_close(inverted[changed], 1 - images[changed])
+
+
+def test_standardize_removes_brightness_and_contrast_of_the_whole_image():
+    images = torch.rand(5, 3, 16, 8) * 0.5
+    result = Standardize()(images)
+    assert result.mean((2, 3)).abs().max() < 1e-5
+    loop = torch.stack([
+        torch.stack([(c - c.mean()) / (c.std() + 0.05) for c in image]) for image in images
+    ])  # fmt: skip
+    torch.testing.assert_close(result, loop)
+    exact = Standardize(floor=0.0)
+    torch.testing.assert_close(exact(images * 0.3 + 0.2), exact(images), rtol=1e-3, atol=1e-3)
+    assert torch.isfinite(Standardize()(torch.zeros(1, 3, 4, 4))).all()
+
+
+def test_views_and_tests_share_the_normalisation():
+    images = torch.randint(0, 256, (3, 8, 6, 3), dtype=torch.uint8)
+    plain = Augmentation(pad=0, flip=0, erase=0, per_image=True)
+    draws = torch.Generator().manual_seed(0)
+    expected = views.test_view(images, plain)
+    torch.testing.assert_close(visible_view(images, plain, draws), expected)
+    torch.testing.assert_close(expected, Standardize()(to_float(images)))

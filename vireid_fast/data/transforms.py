@@ -5,14 +5,13 @@ from the generator, on its device, and their number does not depend on their out
 generator state gives the same images on every device. No input is written, no host sync is made.
 """
 
-import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from vireid_fast._checks import require, require_dtype, require_shape
+from vireid_fast._checks import require_dtype, require_shape
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,6 +49,25 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise float images (B, 3, H, W)."""
         return (images - _channels(self.mean, images)).div_(_channels(self.std, images))
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """(x - mean) / (std + floor) with each image's own statistics per channel.
+
+    It takes away what differs most between a visible and a thermal camera, brightness and
+    contrast of the whole picture. Ours.
+
+    Args:
+        floor: Added to the standard deviation, so that flat images stay flat.
+    """
+
+    floor: float = 0.05
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise float images (B, 3, H, W) in [0, 1]."""
+        std, mean = torch.std_mean(images, (2, 3), keepdim=True)
+        return (images - mean).div_(std + self.floor)
 
 
 @dataclass(frozen=True)
@@ -274,113 +292,6 @@ class ChannelAdapGray:
         choice = _uniform_int((count,), 4, generator, device)
         left = _uniform((count,), generator, device) >= self.probability
         return _mix_channels(images, _mixing_table(images)[choice + ((choice == 3) & left)])
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Strengths of the training views; the defaults are CSDN's.
-
-    Attributes:
-        pad: Black pixels on each side before the random crop.
-        flip: Probability of a left-right flip.
-        erase: Probability of random erasing.
-        scale: Range of the cut window's size; (1, 1) crops whole pixels without resizing.
-        jitter: Strength of the brightness and contrast jitter; 0 leaves it out.
-        gamma: Strength of the gamma jitter; 0 leaves it out.
-        grey: See `ChannelExchange`.
-        grey_probability: Probability that the first visible view becomes grey.
-        invert: Probability of an inverted image; see `RandomInvert`.
-        mean: Mean of the normalisation.
-        std: Standard deviation of the normalisation.
-    """
-
-    _: KW_ONLY
-    pad: int = 10
-    flip: float = 0.5
-    erase: float = 0.5
-    scale: tuple[float, float] = (1.0, 1.0)
-    jitter: float = 0.0
-    gamma: float = 0.0
-    grey: int = 2
-    grey_probability: float = 0.0
-    invert: float = 0.0
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self):
-        what = "Augmentation"
-        require(self.pad >= 0, what, "pad", "be at least 0", self.pad)
-        for name in ("flip", "erase", "grey_probability", "invert"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, what, name, "be a probability in 0..1", value)
-        low, high = self.scale
-        require(0 < low <= high, what, "scale", "be (low, high), 0 < low <= high", self.scale)
-        require(0 <= self.jitter < 1, what, "jitter", "be in [0, 1)", self.jitter)
-        finite = math.isfinite(self.gamma) and self.gamma >= 0
-        require(finite, what, "gamma", "be at least 0 and finite", self.gamma)
-        require(self.grey in (2, 3), what, "grey", "be 2 or 3", self.grey)
-        require(min(self.std) > 0, what, "std", "be positive", self.std)
-
-
-def visible_view(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    """First visible view: crop, flip, grey, jitter, invert, normalise, erase.
-
-    Args:
-        images: Shape (B, H, W, 3), uint8.
-        augmentation: Strengths.
-        generator: Source of all draws.
-
-    Returns:
-        Shape (B, 3, H, W), float32.
-
-    Raises:
-        ValueError: The shape does not fit. TypeError: The dtype does not fit.
-    """
-    return _view(images, augmentation, generator, augmentation.grey_probability)
-
-
-def _view(images: Tensor, a: Augmentation, generator: Generator, grey: float) -> Tensor:
-    if a.scale == (1.0, 1.0):
-        require_shape("visible_view", "images", images, ("B", "H", "W", 3))
-        images = to_float(PadCropFlip(a.pad, a.flip)(images, generator))
-    else:
-        images = ZoomCropFlip(a.scale, a.pad, a.flip)(to_float(images), generator)
-    if grey > 0:
-        images = RandomGrey(grey)(images, generator)
-    if a.jitter > 0 or a.gamma > 0:
-        images = IntensityJitter(a.jitter, a.gamma)(images, generator)
-    if a.invert > 0:
-        images = RandomInvert(a.invert)(images, generator)
-    images = Normalize(a.mean, a.std)(images)
-    return ChannelRandomErasing(a.erase)(images, generator)
-
-
-def visible_exchange_view(
-    images: Tensor, augmentation: Augmentation, generator: Generator
-) -> Tensor:
-    """Second visible view: as `visible_view` but for the grey, then `ChannelExchange`."""
-    images = _view(images, augmentation, generator, 0.0)
-    return ChannelExchange(augmentation.grey)(images, generator)
-
-
-def infrared_view(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    """Infrared view: as `visible_view` but for the grey, then `ChannelAdapGray`."""
-    return ChannelAdapGray()(_view(images, augmentation, generator, 0.0), generator)
-
-
-def test_view(images: Tensor, augmentation: Augmentation, *, flip: bool = False) -> Tensor:
-    """Test view: normalised, nothing random.
-
-    Args:
-        images: Shape (B, H, W, 3), uint8.
-        augmentation: Its mean and std are used.
-        flip: Mirror left-right, for features that join an image and its mirror image.
-
-    Returns:
-        Shape (B, 3, H, W), float32.
-    """
-    images = Normalize(augmentation.mean, augmentation.std)(to_float(images))
-    return images.flip(-1) if flip else images
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vireid_fast.data.images import ImageError, describe_skipped, load_image
 from vireid_fast.data.table import MODALITY_NAMES, ImageTable
-from vireid_fast.data.transforms import Augmentation, test_view
+from vireid_fast.data.views import Augmentation, test_view
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.retrieval.feature_set import FeatureSet
 
@@ -32,6 +32,7 @@ def extract_features(
     table: ImageTable,
     rows: np.ndarray,
     size: tuple[int, int],
+    augmentation: Augmentation,
     *,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -45,6 +46,7 @@ def extract_features(
         table: Images of the data set.
         rows: Rows to extract. Shape (n,), int64.
         size: Height and width of the network's input.
+        augmentation: Its normalisation is used.
         batch_size: Images per block; blocks never mix modalities.
         device: Where the encoder lives.
         skip_bad: Leave damaged images out and count them, instead of raising.
@@ -67,7 +69,7 @@ def extract_features(
                 block = own[start : start + batch_size]
                 images, good = _read(table, block, size, bad, skip_bad=skip_bad)
                 if good:
-                    batch = test_view(images.to(device), Augmentation())
+                    batch = test_view(images.to(device), augmentation)
                     parts.append(encoder(batch, name).float().cpu())
                     kept.append(np.asarray(good))
                 done += len(block)

@@ -17,7 +17,7 @@ it.
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +30,11 @@ from vireid_fast.clip.vocabulary import WordVocabulary
 from vireid_fast.config import Config
 from vireid_fast.data.samplers import IdentitySampler
 from vireid_fast.data.table import INFRARED, VISIBLE
-from vireid_fast.data.transforms import Augmentation, infrared_view, visible_view
+from vireid_fast.data.views import infrared_view, visible_view
 from vireid_fast.engine.optim import Schedule, parameter_groups
 from vireid_fast.engine.seeds import derive_seed, generator
 from vireid_fast.engine.stage import StagePlan
-from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.engine.training_data import TrainingImages, build_augmentation
 from vireid_fast.losses import cross_modal_contrast
 from vireid_fast.nn import BNNeck
 
@@ -113,11 +113,7 @@ class PretrainStage:
         self._sources = (captioned, paired)
         self._captions = captions
         self._config = config
-        a = config.augment
-        self._augmentation = Augmentation(
-            pad=a.pad, flip=a.flip, erase=0.0, scale=(a.scale_min, a.scale_max),
-            jitter=a.jitter, gamma=a.gamma, grey_probability=a.grey, invert=a.invert,
-        )  # fmt: skip
+        self._augmentation = replace(build_augmentation(config.augment), erase=0.0)
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""

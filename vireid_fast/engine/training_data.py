@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vireid_fast.config import AugmentConfig
 from vireid_fast.data.cache import ImageCache, open_cache
 from vireid_fast.data.images import describe_skipped
 from vireid_fast.data.samplers import relabel
 from vireid_fast.data.table import INFRARED, VISIBLE, ImageTable, require_trainable
+from vireid_fast.data.views import Augmentation
 from vireid_fast.engine.progress import progress_bar, say
 
 
@@ -37,6 +39,16 @@ class TrainingImages:
     def label_tensor(self, modality: int, indices: np.ndarray) -> Tensor:
         """Labels at `indices` of one modality's list. Shape (B,), int64."""
         return torch.from_numpy(self.labels[modality][indices])
+
+
+def build_augmentation(config: AugmentConfig) -> Augmentation:
+    """The configured strengths of the views."""
+    return Augmentation(
+        pad=config.pad, flip=config.flip, erase=config.erase,
+        scale=(config.scale_min, config.scale_max), jitter=config.jitter, gamma=config.gamma,
+        grey=config.exchange_grey, grey_probability=config.grey, invert=config.invert,
+        per_image=config.per_image,
+    )  # fmt: skip
 
 
 def open_training_images(

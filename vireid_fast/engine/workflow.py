@@ -133,6 +133,7 @@ def extract(config: Config, table: ImageTable, method: Method, split: str) -> Ex
             table,
             table.rows(split),
             method.size,
+            method.augmentation,
             batch_size=config.evaluation.batch_size,
             device=config.device,
             skip_bad=config.data.skip_bad_images,

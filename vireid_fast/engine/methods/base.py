@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from vireid_fast.config import Config
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.stage import Stage
-from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.engine.training_data import TrainingImages, build_augmentation
 
 
 class Method(ABC):
@@ -17,6 +17,7 @@ class Method(ABC):
         self.config = config
         self.model = self.build_model(backbone, num_identities)
         self.model.to(config.device)
+        self.augmentation = build_augmentation(config.augment)
 
     @abstractmethod
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:

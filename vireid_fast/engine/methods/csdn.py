@@ -16,8 +16,7 @@ from vireid_fast.clip.templates import TEMPLATES
 from vireid_fast.config import Config, OptimizerConfig
 from vireid_fast.data.samplers import IdentitySampler
 from vireid_fast.data.table import INFRARED, VISIBLE
-from vireid_fast.data.transforms import (
-    Augmentation,
+from vireid_fast.data.views import (
     infrared_view,
     test_view,
     visible_exchange_view,
@@ -29,7 +28,7 @@ from vireid_fast.engine.optim import Schedule, parameter_groups
 from vireid_fast.engine.progress import progress_bar
 from vireid_fast.engine.seeds import derive_seed, generator
 from vireid_fast.engine.stage import Stage, StagePlan
-from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.engine.training_data import TrainingImages, build_augmentation
 from vireid_fast.losses import (
     cross_modal_contrast,
     image_to_text,
@@ -171,7 +170,7 @@ class StoredFeatures:
             for start in range(0, total, config.evaluation.batch_size):
                 stop = min(start + config.evaluation.batch_size, total)
                 block = self._images.images(modality, np.arange(start, stop)).to(config.device)
-                views = test_view(block, Augmentation())
+                views = test_view(block, self._method.augmentation)
                 pair = (views, None) if modality == VISIBLE else (None, views)
                 parts.append(model.encode_images(*pair).projected)
                 advance(stop, total)
@@ -284,12 +283,7 @@ class VisualStage:
         self._images = images
         self._config = config
         self._loss = config.csdn.loss
-        a = config.augment
-        self._augmentation = Augmentation(
-            pad=a.pad, flip=a.flip, erase=a.erase, scale=(a.scale_min, a.scale_max),
-            jitter=a.jitter, gamma=a.gamma, invert=a.invert,
-            grey=a.exchange_grey, grey_probability=a.grey,
-        )  # fmt: skip
+        self._augmentation = build_augmentation(config.augment)
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
