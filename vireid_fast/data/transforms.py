@@ -52,25 +52,6 @@ class Normalize:
 
 
 @dataclass(frozen=True)
-class Standardize:
-    """(x - mean) / (std + floor) with each image's own statistics per channel.
-
-    It takes away what differs most between a visible and a thermal camera, brightness and
-    contrast of the whole picture. Ours.
-
-    Args:
-        floor: Added to the standard deviation, so that flat images stay flat.
-    """
-
-    floor: float = 0.05
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalise float images (B, 3, H, W) in [0, 1]."""
-        std, mean = torch.std_mean(images, (2, 3), keepdim=True)
-        return (images - mean).div_(std + self.floor)
-
-
-@dataclass(frozen=True)
 class PadCropFlip:
     """Pad with black, crop back to the old size at a random place, flip left-right at random.
 

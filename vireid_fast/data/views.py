@@ -1,7 +1,6 @@
 """The views of a training step and of a test, as chains of the operators of `transforms`."""
 
 import math
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 from torch import Generator, Tensor
@@ -18,7 +17,6 @@ from vireid_fast.data.transforms import (
     PadCropFlip,
     RandomGrey,
     RandomInvert,
-    Standardize,
     ZoomCropFlip,
     to_float,
 )
@@ -40,7 +38,6 @@ class Augmentation:
         invert: Probability of an inverted image; see `RandomInvert`.
         mean: Mean of the normalisation.
         std: Standard deviation of the normalisation.
-        per_image: Use `Standardize` instead of mean and std.
     """
 
     _: KW_ONLY
@@ -55,12 +52,11 @@ class Augmentation:
     invert: float = 0.0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    per_image: bool = False
 
     @property
-    def normalize(self) -> Callable[[Tensor], Tensor]:
+    def normalize(self) -> Normalize:
         """The normalisation of float images (B, 3, H, W)."""
-        return Standardize() if self.per_image else Normalize(self.mean, self.std)
+        return Normalize(self.mean, self.std)
 
     def __post_init__(self):
         what = "Augmentation"

@@ -47,7 +47,6 @@ def build_augmentation(config: AugmentConfig) -> Augmentation:
         pad=config.pad, flip=config.flip, erase=config.erase,
         scale=(config.scale_min, config.scale_max), jitter=config.jitter, gamma=config.gamma,
         grey=config.exchange_grey, grey_probability=config.grey, invert=config.invert,
-        per_image=config.per_image,
     )  # fmt: skip
 
 

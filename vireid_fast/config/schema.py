@@ -1,13 +1,7 @@
-"""Configuration: frozen dataclasses, YAML files, overrides. The only reader of configurations.
-
-Unknown keys, wrong types and values out of range are refused with the full key in the message.
-"""
+"""The settings of a run as frozen dataclasses, with the range of every value."""
 
 import dataclasses
-import difflib
-import typing
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +15,41 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
 
 
-def _check(condition: bool, key: str, requirement: str, got: object, remedy: str = "") -> None:
+def require_setting(
+    condition: bool, key: str, requirement: str, got: object, remedy: str = ""
+) -> None:
+    """Raise ConfigError with the house sentence unless `condition` holds."""
     if not condition:
         raise ConfigError(sentence("config", key, requirement, got, remedy))
 
 
+class Section:
+    """A part of the configuration that knows the ranges of its values.
+
+    A section does not know under which keys it stands (an `OptimizerConfig` stands under three),
+    so `Config` checks all of them when it is made and says where they stand.
+    """
+
+    def check(self, prefix: str) -> None:
+        """Raise ConfigError where a value is out of range; `prefix` is like "csdn.visual."."""
+
+    def _positive(self, prefix: str, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            require_setting(value > 0, prefix + name, "be positive", value)
+
+    def _not_negative(self, prefix: str, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            require_setting(value >= 0, prefix + name, "be 0 or more", value)
+
+    def _choice(self, prefix: str, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        require_setting(value in choices, prefix + name, f"be one of {list(choices)}", repr(value))
+
+
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Where the images are and how they enter."""
 
     name: str = "sysu_mm01"
@@ -43,15 +65,14 @@ class DataConfig:
     both, as published, and keeps the last epoch."""
     skip_bad_images: bool = False
 
-    def __post_init__(self) -> None:
-        _check(self.height > 0 and self.width > 0, "data.height, data.width", "be positive",
-               (self.height, self.width))  # fmt: skip
-        _check(self.train_split in ("train", "train+val"), "data.train_split",
-               'be "train" or "train+val"', repr(self.train_split))  # fmt: skip
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._positive(prefix, "height", "width")
+        self._choice(prefix, "train_split", ("train", "train+val"))
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Section):
     """Random views of training images; the defaults are CSDN's."""
 
     pad: int = 10
@@ -68,15 +89,13 @@ class AugmentConfig:
     """Probability that the plain visible view becomes grey."""
     invert: float = 0.0
     """Probability of an inverted image, in every view."""
-    per_image: bool = False
-    """Normalise each image by its own mean and deviation instead of ImageNet's, in tests too."""
     exchange_grey: int = 2
     """ChannelExchange's parameter; with the published 2 its grey branch is unreachable, 3 opens
     it."""
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(Section):
     """The CLIP model."""
 
     architecture: str = "RN50"
@@ -85,20 +104,23 @@ class ClipConfig:
     trust: bool = False
     """Allow a TorchScript archive, which can run code when opened."""
     activation: str = ""
-    """Activation of the weights ("quick_gelu" or "gelu") where the file does not say."""
+    """Activation of the model, "quick_gelu" or "gelu"; empty: the architecture's. It also stands
+    in for that of the weights where the file does not say."""
     layer4_stride: int = 1
     stem_relu: str = "clip"
     """"clip" keeps CLIP's ReLU after each stem convolution; "csdn" has one at the end, as the
     released code."""
 
-    def __post_init__(self) -> None:
-        _check(self.layer4_stride in (1, 2), "clip.layer4_stride", "be 1 or 2", self.layer4_stride)
-        _check(self.stem_relu in ("clip", "csdn"), "clip.stem_relu", 'be "clip" or "csdn"',
-               repr(self.stem_relu))  # fmt: skip
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        require_setting(self.layer4_stride in (1, 2), f"{prefix}layer4_stride", "be 1 or 2",
+              self.layer4_stride)  # fmt: skip
+        self._choice(prefix, "stem_relu", ("clip", "csdn"))
+        self._choice(prefix, "activation", ("", "quick_gelu", "gelu"))
 
 
 @dataclass(frozen=True)
-class SamplerConfig:
+class SamplerConfig(Section):
     """Identities per batch and images per identity and modality."""
 
     identities: int = 8
@@ -106,13 +128,13 @@ class SamplerConfig:
     replacement: bool = True
     """Draw an identity's images with replacement, as published."""
 
-    def __post_init__(self) -> None:
-        _check(self.identities > 0 and self.instances > 0, "sampler.identities, sampler.instances",
-               "be positive", (self.identities, self.instances))  # fmt: skip
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._positive(prefix, "identities", "instances")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """Optimiser and learning-rate schedule of one stage."""
 
     epochs: int = 60
@@ -133,18 +155,21 @@ class OptimizerConfig:
     per_step: bool = False
     """Move the schedule every step; published codes move it every epoch."""
 
-    def __post_init__(self) -> None:
-        _check(self.kind in ("adam", "adamw"), "optimizer kind", 'be "adam" or "adamw"',
-               repr(self.kind))  # fmt: skip
-        _check(self.schedule in ("cosine", "steps"), "optimizer schedule",
-               'be "cosine" or "steps"', repr(self.schedule))  # fmt: skip
-        _check(self.epochs >= 0, "optimizer epochs", "be 0 or more", self.epochs)
-        _check(self.lr > 0, "optimizer lr", "be positive", self.lr)
-        _check(self.batch_size > 0, "optimizer batch_size", "be positive", self.batch_size)
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._choice(prefix, "kind", ("adam", "adamw"))
+        self._choice(prefix, "schedule", ("cosine", "steps"))
+        self._positive(prefix, "batch_size", "lr")
+        self._not_negative(
+            prefix, "epochs", "head_lr_factor", "weight_decay", "warmup_epochs", "warmup_lr",
+            "min_lr",
+        )  # fmt: skip
+        require_setting(all(value >= 0 for value in self.milestones), f"{prefix}milestones",
+              "be 0 or more each", list(self.milestones))  # fmt: skip
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """Protocol of validation and test."""
 
     protocol: str = "sysu/agw"
@@ -156,12 +181,16 @@ class EvaluationConfig:
     rerank: tuple[float, ...] = ()
     """k1, k2, lambda of an additional re-ranked result; empty: none."""
 
-    def __post_init__(self) -> None:
-        whole = all(value == int(value) for value in self.rerank[:2])
-        _check(len(self.rerank) in (0, 3) and whole, "evaluation.rerank",
-               "be empty or [k1, k2, lambda] with whole k1 and k2", list(self.rerank))  # fmt: skip
-        _check(self.every > 0, "evaluation.every", "be positive", self.every)
-        _check(self.batch_size > 0, "evaluation.batch_size", "be positive", self.batch_size)
+    def check(self, prefix: str) -> None:
+        """See `Section.check`. The names are checked where the protocols are known."""
+        self._positive(prefix, "shots", "every", "batch_size")
+        if not self.rerank:
+            return
+        key, got = f"{prefix}rerank", list(self.rerank)
+        require_setting(len(got) == 3 and all(value == int(value) for value in got[:2]), key,
+              "be empty or [k1, k2, lambda] with whole k1 and k2", got)  # fmt: skip
+        require_setting(got[0] >= 1 and got[1] >= 1 and 0 <= got[2] <= 1, key,
+              "have k1 and k2 of at least 1 and lambda in [0, 1]", got)  # fmt: skip
 
     @property
     def rerank_parameters(self) -> tuple[int, int, float] | None:
@@ -173,7 +202,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class CSDNLossConfig:
+class CSDNLossConfig(Section):
     """Weights of CSDN's stage 3; the defaults are published."""
 
     identity: float = 1.0
@@ -189,14 +218,22 @@ class CSDNLossConfig:
     contrast: float = 0.0
     """Additional cross-modal contrast on both features; ours, off in the published setting."""
 
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        weights = ("identity", "msel", "wrt", "visible_text", "infrared_text", "contrast")
+        self._not_negative(prefix, *weights)
+        require_setting(0 <= self.label_smoothing <= 1, f"{prefix}label_smoothing", "lie in [0, 1]",
+              self.label_smoothing)  # fmt: skip
+
 
 @dataclass(frozen=True)
-class CSDNConfig:
+class CSDNConfig(Section):
     """CSDN's own settings; the defaults are the released code's unless a comment says ours."""
 
     visible_template: str = "person"
     infrared_template: str = "person"
     context_length: int = 4
+    """Learned tokens; they replace the template's marks, so it is the number of these."""
     integration: str = "residual"
     dropout: float = 0.1
     text_temperature: float = 0.0
@@ -218,9 +255,20 @@ class CSDNConfig:
     )  # fmt: skip
     loss: CSDNLossConfig = field(default_factory=CSDNLossConfig)
 
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._positive(prefix, "context_length")
+        self._not_negative(prefix, "text_temperature")
+        require_setting(0 <= self.dropout < 1, f"{prefix}dropout", "lie in [0, 1)", self.dropout)
+        stages = ("prompts", "fusion", "visual") if self.text_terms else ("visual",)
+        epochs = [getattr(self, stage).epochs for stage in stages]
+        require_setting(sum(epochs) > 0, ", ".join(f"{prefix}{stage}.epochs" for stage in stages),
+              "be positive in one stage at least", epochs,
+              "A run without any epoch would have no checkpoint.")  # fmt: skip
+
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Section):
     """Contrastive image-text pre-training of a small CLIP; ours. See docs/csdn.md."""
 
     synthetic_root: str = ""
@@ -246,11 +294,15 @@ class PretrainConfig:
     identity_weight: float = 1.0
     """Weight of the identity cross-entropy on the training images."""
 
-    def __post_init__(self) -> None:
-        for name in ("identities", "views", "epochs", "steps", "captioned_per_batch",
-                     "paired_per_batch", "lr", "temperature"):  # fmt: skip
-            value = getattr(self, name)
-            _check(value > 0, f"pretrain.{name}", "be positive", value)
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._positive(
+            prefix, "identities", "views", "epochs", "steps", "captioned_per_batch",
+            "paired_per_batch", "lr", "temperature",
+        )  # fmt: skip
+        self._not_negative(
+            prefix, "weight_decay", "caption_weight", "pair_weight", "identity_weight"
+        )
 
 
 METHODS: dict[str, tuple[str, type]] = {"csdn": ("csdn", CSDNConfig)}
@@ -258,7 +310,7 @@ METHODS: dict[str, tuple[str, type]] = {"csdn": ("csdn", CSDNConfig)}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Section):
     """Everything that defines a run."""
 
     method: str = "csdn"
@@ -275,8 +327,12 @@ class Config:
     csdn: CSDNConfig = field(default_factory=CSDNConfig)
 
     def __post_init__(self) -> None:
-        _check(self.method in METHODS, "method", f"be one of {sorted(METHODS)}", repr(self.method))
-        _check(self.seed >= 0, "seed", "be 0 or more", self.seed)
+        _check_sections(self, "")
+
+    def check(self, prefix: str) -> None:
+        """See `Section.check`."""
+        self._choice(prefix, "method", tuple(sorted(METHODS)))
+        self._not_negative(prefix, "seed", "threads")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as YAML holds them."""
@@ -288,119 +344,15 @@ class Config:
             temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
 
+def _check_sections(section: Section, prefix: str) -> None:
+    section.check(prefix)
+    for entry in dataclasses.fields(section):  # type: ignore[arg-type]
+        value = getattr(section, entry.name)
+        if isinstance(value, Section):
+            _check_sections(value, f"{prefix}{entry.name}.")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def presets() -> list[str]:
-    """Names of the configurations that ship with the package, such as "csdn/sysu_mm01"."""
-    root = resources.files("vireid_fast.configs")
-    return sorted(
-        f"{folder.name}/{file.name.removesuffix('.yaml')}"
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for file in folder.iterdir()
-        if file.name.endswith(".yaml")
-    )
-
-
-def _read(source: str | Path) -> tuple[str, str]:
-    path = Path(source)
-    if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
-    if str(source) in presets():
-        folder, name = str(source).split("/")
-        file = resources.files("vireid_fast.configs") / folder / f"{name}.yaml"
-        return file.read_text(encoding="utf-8"), str(source)
-    close = difflib.get_close_matches(str(source), presets(), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(
-        sentence("config", "file", f"exist or be one of {presets()}", repr(str(source))) + hint
-    )
-
-
-def load_config(source: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
-    """Read a configuration and apply overrides.
-
-    Args:
-        source: A YAML file, or the name of a preset such as "csdn/scene_regions".
-        overrides: Strings "section.key=value"; values are read as YAML.
-
-    Returns:
-        The validated configuration.
-
-    Raises:
-        ConfigError: Unknown key (with the nearest one), wrong type, value out of range, or a file
-            that is absent or no YAML mapping.
-    """
-    text, name = _read(source)
-    try:
-        values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"config: {name} must be YAML, got {error}.") from error
-    _check(isinstance(values, dict), name, "hold a mapping of keys", type(values).__name__)
-    for override in overrides:
-        _apply(values, override)
-    return _build(Config, values, "")
-
-
-def config_from_dict(values: dict[str, Any]) -> Config:
-    """Build a configuration from nested plain values, with the checks of `load_config`."""
-    return _build(Config, values, "")
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    _check(bool(separator) and bool(key), "override", "look like section.key=value", repr(override))
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        _check(isinstance(values, dict), key, "name a section before the dot", repr(override))
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config: {key} must be a YAML value, got {text!r}.") from error
-
-
-def _build(owner: type, values: dict[Any, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(owner)
-    for key in values:
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise ConfigError(
-                f"config: unknown key {prefix}{key}. The nearest key is {prefix}{close[0]}."
-            )
-    arguments = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
-    return owner(**arguments)
-
-
-def _convert(hint: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        _check(isinstance(value, dict), key, "be a section of keys", repr(value))
-        return _build(typing.cast(type, hint), value, f"{key}.")
-    if typing.get_origin(hint) is tuple:
-        _check(isinstance(value, list | tuple), key, "be a list", repr(value))
-        return tuple(_convert(typing.get_args(hint)[0], v, key) for v in value)
-    return _scalar(hint, value, key)
-
-
-def _scalar(hint: type, value: Any, key: str) -> Any:
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text; it is a number for everyone else.
-        try:
-            value = float(value)
-        except ValueError:
-            _check(False, key, "be a number", repr(value))
-    if hint is float and type(value) is int:
-        value = float(value)
-    kinds: dict[type, str] = {
-        int: "a whole number", float: "a number", str: "text", bool: "true or false",
-    }  # fmt: skip
-    _check(type(value) is hint, key, f"be {kinds[hint]}", repr(value))
-    if hint is float:
-        _check(value == value and abs(value) != float("inf"), key, "be finite", value)
-    return value
-
-
