@@ -60,11 +60,30 @@ def test_resolved_configuration_round_trips(tmp_path):
         ("csdn: {visual: {lr: .inf}}", r"csdn\.visual\.lr must be finite"),
         ("csdn: {text_terms: 1}", r"csdn\.text_terms must be true or false, got 1"),
         ("data: sysu", r"data must be a section of keys, got 'sysu'"),
-        ("data: {train_split: test}", r'data\.train_split must be "train" or "train\+val"'),
+        ("data: {train_split: test}", r"data\.train_split must be one of .*'train\+val'\]"),
         ("method: agw", r"method must be one of \['csdn'\], got 'agw'"),
         ("clip: {stem_relu: none}", r"clip\.stem_relu must be"),
         ("evaluation: {rerank: [20, 6]}", r"evaluation\.rerank must be empty or \[k1"),
         ("evaluation: {rerank: [20.5, 6, 0.3]}", r"with whole k1 and k2"),
+        ("evaluation: {rerank: [0, 6, 0.3]}", r"evaluation\.rerank must have k1 and k2"),
+        ("evaluation: {rerank: [20, 0, 0.3]}", r"evaluation\.rerank must have k1 and k2"),
+        ("evaluation: {rerank: [20, 6, 1.5]}", r"evaluation\.rerank must .* lambda in \[0, 1\]"),
+        ("evaluation: {shots: 0}", r"evaluation\.shots must be positive, got 0"),
+        ("clip: {activation: relu}", r"clip\.activation must be one of .*, got 'relu'"),
+        ("threads: -1", r"threads must be 0 or more, got -1"),
+        ("data: {height: 0}", r"data\.height must be positive, got 0"),
+        ("csdn: {context_length: 0}", r"csdn\.context_length must be positive, got 0"),
+        ("csdn: {dropout: 1}", r"csdn\.dropout must lie in \[0, 1\), got 1"),
+        ("csdn: {loss: {msel: -1}}", r"csdn\.loss\.msel must be 0 or more, got -1"),
+        ("csdn: {loss: {label_smoothing: 2}}", r"csdn\.loss\.label_smoothing must lie in"),
+        ("csdn: {prompts: {epochs: -1}}", r"csdn\.prompts\.epochs must be 0 or more, got -1"),
+        ("csdn: {fusion: {kind: sgd}}", r"csdn\.fusion\.kind must be one of .*, got 'sgd'"),
+        ("csdn: {visual: {warmup_epochs: -1}}", r"csdn\.visual\.warmup_epochs must be 0 or more"),
+        ("csdn: {visual: {milestones: [3, -1]}}", r"csdn\.visual\.milestones must be 0 or more"),
+        ("csdn: {text_terms: false, visual: {epochs: 0}}", r"config: csdn\.visual\.epochs must be"),
+        ("csdn: {prompts: {epochs: 0}, fusion: {epochs: 0}, visual: {epochs: 0}}",
+         r"csdn\.prompts\.epochs, csdn\.fusion\.epochs, csdn\.visual\.epochs must be positive"),
+        ("pretrain: {pair_weight: -1}", r"pretrain\.pair_weight must be 0 or more, got -1"),
         ("evaluation: {rerank: 20}", r"evaluation\.rerank must be a list, got 20"),
         ("[1, 2]", r"hold a mapping of keys, got list"),
         ("a: [", r"must be YAML"),
@@ -82,6 +101,12 @@ def test_bad_overrides_and_files():
         load_config("csdn/sysu_mm01", ["csdn.visual.epoch=1"])
     with pytest.raises(ConfigError, match="Did you mean 'csdn/sysu_mm01'"):
         load_config("csdn/sysu_mm1")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(ConfigError, match=r"c\.yaml must be YAML, got .*decode"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_yaml_cannot_run_code(tmp_path):

@@ -137,6 +137,7 @@ def extract(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help=".npz or .safetensors file.")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or latest.")] = "best",
+    skip_bad_images: SkipOption = False,
 ) -> None:
     """Write the features of a split as a feature file."""
     from vireid_fast._checks import require_choice
@@ -147,7 +148,9 @@ def extract(
     require_choice("extract", "--checkpoint", checkpoint, ("best", "latest"))
     if out is not None:
         require_target(out)
-    path, extraction = extract_run(RunFolder.open(run), split, out=out, which=checkpoint)
+    path, extraction = extract_run(
+        RunFolder.open(run), split, out=out, which=checkpoint, skip_bad=skip_bad_images
+    )
     rows, width = extraction.features.features.shape
     _say(f"features: {path}  {rows} images, width {width}")
 
@@ -174,6 +177,9 @@ def evaluate(
         str | None, typer.Option(help="euclidean, cosine or dot; the protocol's own otherwise.")
     ] = None,
     rerank: Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")] = None,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="With --run: leave damaged images out.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
 ) -> None:
     """Evaluate feature files of any model, or a run on its test identities.
@@ -187,16 +193,18 @@ def evaluate(
     from vireid_fast.engine.workflow import evaluate_run, extract_run
 
     parameters, settings = _rerank(rerank), EvaluationConfig()
+    require(run is not None or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
+            "no --run")  # fmt: skip
     if run is not None:
         others = [str(path) for path in (query, gallery, features) if path is not None]
         require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
         opened = RunFolder.open(run)
         if {protocol, mode, shots, permutations, metric, rerank} == {None}:
-            _show(evaluate_run(opened), json_file)
+            _show(evaluate_run(opened, skip_bad=skip_bad_images), json_file)
             _say(f"written: {opened.results_file}")
             return
         settings = opened.config().evaluation
-        features, _ = extract_run(opened)
+        features, _ = extract_run(opened, skip_bad=skip_bad_images)
     result = evaluate_files(
         query, gallery, features,
         protocol=settings.protocol if protocol is None else protocol,
@@ -265,7 +273,10 @@ def check_data(
     decode: Annotated[bool, typer.Option(help="Open every image too.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report.")] = None,
 ) -> None:
-    """Count identities, cameras and images, and name what deviates from the published set."""
+    """Count identities, cameras and images, and name what deviates from the published set.
+
+    Exit code 1 if something is wrong; a set of `vireid synth` may deviate.
+    """
     from vireid_fast._checks import require_choice
     from vireid_fast._files import atomic_write
     from vireid_fast.data.check import check_dataset

@@ -15,9 +15,13 @@ from command_line import PRESET, train_arguments
         ("seed=one", "seed must be a whole number, got 'one'"),
         ("csdn.visual.lr=fast", "csdn.visual.lr must be a number, got 'fast'"),
         ("csdn.text_terms=1", "csdn.text_terms must be true or false, got 1"),
-        ("data.height=-5", "must be positive, got (-5, 32)"),
+        ("data.height=-5", "data.height must be positive, got -5"),
         ("data=3", "data must be a section of keys, got 3"),
         ("evaluation.rerank=20", "evaluation.rerank must be a list, got 20"),
+        ("evaluation.rerank=[20, 6, 2]", "evaluation.rerank must have k1 and k2 of at least 1 and "
+         "lambda in [0, 1], got [20.0, 6.0, 2.0]"),
+        ("evaluation.shots=0", "evaluation.shots must be positive, got 0"),
+        ("csdn.visual.epochs=-1", "csdn.visual.epochs must be 0 or more, got -1"),
         ("method=agw", "method must be one of ['csdn'], got 'agw'"),
         ("seed", "override must look like section.key=value, got 'seed'"),
     ],
@@ -137,6 +141,69 @@ def test_weights_that_cannot_be_loaded(vireid, pristine_root, tmp_path):
     arguments = train_arguments(pristine_root, tmp_path / "run")
     message = vireid.error(*arguments, f"clip.weights={tmp_path / 'absent.pt'}")
     assert str(tmp_path / "absent.pt") in message and "not fetched from the network" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (b"\xff\xfe{", "must be JSON"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (b'{"activation": "relu"}', "must name one of ['gelu', 'quick_gelu'] as activation"),
+    ],
+)
+def test_a_weights_card_that_cannot_be_read(vireid, pristine_root, tmp_path, card, expected):
+    (tmp_path / "w.json").write_bytes(card)
+    arguments = train_arguments(pristine_root, tmp_path / "run")
+    message = vireid.error(*arguments, f"clip.weights={tmp_path / 'w.safetensors'}")
+    assert f"{tmp_path / 'w.json'} {expected}" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("evaluation.protocol=sysu", "evaluation.protocol must be one of ['sysu/agw', "
+         "'sysu/official'], got 'sysu'"),
+        ("evaluation.mode=outdoor", "evaluation.mode must be one of ['all', 'indoor'] for "
+         "sysu/agw, got 'outdoor'"),
+        ("csdn.context_length=5", "context_length must be 4, the number of tokens that the "
+         "template 'person' leaves to be learned, got 5"),
+        ("csdn.integration=none", "got 'none'"),
+        ("device=tpu", "device must be cpu"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_at_the_start(
+    vireid, pristine_root, tmp_path, override, expected
+):
+    arguments = train_arguments(pristine_root, tmp_path / "run", override)
+    assert expected in vireid.error(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_official_protocol_needs_its_permutations(vireid, root, tmp_path):
+    file = root / "exp" / "rand_perm_cam.mat"
+    file.unlink()
+    arguments = train_arguments(root, tmp_path / "run", "evaluation.protocol=sysu/official")
+    message = vireid.error(*arguments)
+    assert f"without stored permutations where {file} is absent" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_large_models_are_not_pretrained(vireid, pristine_root, tmp_path):
+    arguments = train_arguments(pristine_root, tmp_path / "run", "clip.architecture=ViT-B/32",
+                                "data.height=64", "data.width=32")[1:]  # fmt: skip
+    assert "must be a small one to pre-train" in vireid.error("pretrain", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "extract", "eval"])
+def test_a_run_that_is_a_file(vireid, pristine_root, tmp_path, command):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    options = train_arguments(pristine_root, file)[1:] if command == "train" else ("--run", file)
+    message = vireid.error(command, *options)
+    assert f"run: {file} must be a folder, got" in message and file.read_text() == "kept"
 
 
 def test_an_unknown_architecture(vireid, pristine_root, tmp_path):

@@ -155,6 +155,12 @@ def test_a_damaged_test_image_stops_extract_and_keeps_the_features(vireid, root,
         assert f"{bad} must be a readable image" in message
     assert (run / "features" / "test.npz").read_bytes() == before
     assert not (run / "results.json").exists()
+    for command in (("extract", "--run", run), ("eval", "--run", run),
+                    ("eval", "--run", run, "--mode", "indoor")):  # fmt: skip
+        done = vireid.ok(*command, "--skip-bad-images")
+        assert f"damaged images skipped: 1: {bad} (" in done.err
+    message = vireid.error("eval", "--features", run / "f.npz", "--skip-bad-images")
+    assert "--skip-bad-images must come with --run" in message
 
 
 def test_images_of_every_mode_are_read(vireid, root, run):

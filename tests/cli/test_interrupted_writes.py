@@ -16,14 +16,14 @@ from vireid_fast.data.feature_files import read_features
 KILL_IN_THIRD_CHECKPOINT = """
 import os, signal
 from vireid_fast.engine import checkpoint
-calls, save = [], checkpoint._save_tensors
+calls, save = [], checkpoint.save_tensors
 def save_tensors(path, tensors):
     calls.append(path)
     save(path, tensors)
     if path.name == "model.safetensors" and len(calls) > 4:
         os.truncate(path, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint._save_tensors = save_tensors
+checkpoint.save_tensors = save_tensors
 """
 KILL_IN_SAVEZ = """
 import os, signal
@@ -70,6 +70,17 @@ def test_a_killed_training_goes_on_after_a_full_disk(vireid, pristine_run, tmp_p
     assert all(np.array_equal(expected[name], actual[name]) for name in expected)
     left = [path.name for path in (run / "checkpoints").iterdir() if path.name.endswith(".tmp")]
     assert not left
+
+
+def test_a_full_disk_for_pretrained_weights(vireid, root, tmp_path, unchanged):
+    arguments = ("pretrain", *train_arguments(root, tmp_path / "pre")[1:])
+    vireid.ok(*arguments)
+    weights = tmp_path / "pre" / "weights.safetensors"
+    with unchanged(weights), full_disk(100_000):
+        done = vireid(*arguments, "--resume")
+    message = done.err.splitlines()[-1]
+    assert done.code == 1 and message.startswith("error: checkpoint: ")
+    assert "weights.safetensors" in message and "could not be written" in message
 
 
 def test_a_full_disk_for_the_cache(vireid, root, tmp_path):

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from vireid_fast.config import ConfigError, load_config
+from vireid_fast.data.synthetic import write_sysu_layout
 from vireid_fast.engine import workflow
 from vireid_fast.engine.checkpoint import CheckpointError, follow, load_checkpoint
 from vireid_fast.engine.run_folder import RunFolder
@@ -102,10 +104,57 @@ def test_a_run_folder_is_not_overwritten_and_settings_stay(finished, tmp_path):
         workflow.train(config, whole.path)
     with pytest.raises(ConfigError, match="seed must stay as in"):
         workflow.train(replace(config, seed=9), whole.path, resume=True)
+    with pytest.raises(ConfigError, match=r"evaluation\.mode must stay as in"):
+        other = replace(config.evaluation, mode="indoor")
+        workflow.train(replace(config, evaluation=other), whole.path, resume=True)
     # Resuming a finished run changes nothing.
     before = _weights(whole)
     after = _weights(workflow.train(config, whole.path, resume=True))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_continuation_may_move_and_rerank_otherwise(finished, tmp_path):
+    config, whole = finished
+    path = Path(shutil.copytree(whole.path, tmp_path / "run"))
+    root = Path(shutil.copytree(config.data.root, tmp_path / "moved"))
+    moved = replace(
+        config, data=replace(config.data, root=str(root)),
+        evaluation=replace(config.evaluation, rerank=(5.0, 3.0, 0.1)),
+    )  # fmt: skip
+    run = workflow.train(moved, path, resume=True)
+    assert run.config() == moved
+    assert workflow.evaluate_run(run)["reranked"].rerank == (5, 3, 0.1)
+    # A data set of other identities is refused, and the saved configuration stays.
+    write_sysu_layout(tmp_path / "other", identities=8, views=2, size=(64, 32), seed=3)
+    other = replace(moved, data=replace(config.data, root=str(tmp_path / "other")))
+    with pytest.raises(CheckpointError, match="num_identities of"):
+        workflow.train(other, path, resume=True)
+    assert run.config() == moved
+
+
+def test_a_folder_without_a_checkpoint_counts_as_new(finished, tmp_path, monkeypatch):
+    config, whole = finished
+    path = tmp_path / "run"
+
+    def fail(*_):
+        raise Stop
+
+    monkeypatch.setattr(Trainer, "_train_epoch", fail)
+    with pytest.raises(Stop):
+        workflow.train(replace(config, seed=9), path)
+    assert RunFolder.open(path).config().seed == 9
+    with pytest.raises(Stop):
+        workflow.train(config, path)
+    assert RunFolder.open(path).config() == config
+    # A checkpoint that no pointer names yet is one, too.
+    shutil.copytree(follow(whole.latest)[0], path / "checkpoints" / "0-prompts-0001")
+    with pytest.raises(ValueError, match="got one that holds a run"):
+        workflow.train(config, path)
+
+
+def test_an_unknown_checkpoint_name(finished):
+    with pytest.raises(ValueError, match=r"which must be one of \['best', 'latest'\], got 'last'"):
+        workflow.load_method(finished[1], "last")
 
 
 def test_a_checkpoint_of_another_method_or_identity_count_is_refused(finished, tmp_path):
@@ -139,12 +188,14 @@ def test_visual_losses_alone_and_quirk_switches(tiny_config, tmp_path):
     assert len(run.metrics_file.read_text().splitlines()) == 6
 
 
-def test_pretraining_writes_weights_that_training_starts_from(tiny_config, tmp_path):
+def test_pretraining_writes_weights_that_training_starts_from(tiny_config, tmp_path, capsys):
     weights = workflow.pretrain(tiny_config, tmp_path / "pre")
     assert weights.is_file() and weights.with_suffix(".json").is_file()
     config = replace(tiny_config, clip=replace(tiny_config.clip, weights=str(weights)))
     run = workflow.train(config, tmp_path / "run")
     stored = load_file(weights)
+    lines = capsys.readouterr().err.splitlines()
+    assert f"weights: {weights}; format openai, quick_gelu" in lines
     # The text tower is frozen, so it is what the run started from.
     text = workflow.load_method(run).model.text
     assert torch.equal(text.token_embedding.weight, stored["token_embedding.weight"])

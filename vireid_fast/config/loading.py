@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vireid_fast._checks import sentence
-from vireid_fast.config.schema import Config, ConfigError, require_setting
+from vireid_fast.config.schema import Config, ConfigError, ensure
 
 
 def presets() -> list[str]:
@@ -59,7 +59,7 @@ def load_config(source: str | Path, overrides: typing.Sequence[str] = ()) -> Con
         values = yaml.safe_load(data.decode("utf-8")) or {}
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"config: {name} must be YAML, got {error}.") from error
-    require_setting(isinstance(values, dict), name, "hold a mapping of keys", type(values).__name__)
+    ensure(isinstance(values, dict), name, "hold a mapping of keys", type(values).__name__)
     for override in overrides:
         _apply(values, override)
     return _build(Config, values, "")
@@ -72,11 +72,11 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    require_setting(bool(separator) and bool(key), "override", "look like section.key=value", repr(override))
+    ensure(bool(separator) and bool(key), "override", "look like section.key=value", repr(override))
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
-        require_setting(isinstance(values, dict), key, "name a section before the dot", repr(override))
+        ensure(isinstance(values, dict), key, "name a section before the dot", repr(override))
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -97,10 +97,10 @@ def _build(owner: type, values: dict[Any, Any], prefix: str) -> Any:
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        require_setting(isinstance(value, dict), key, "be a section of keys", repr(value))
+        ensure(isinstance(value, dict), key, "be a section of keys", repr(value))
         return _build(typing.cast(type, hint), value, f"{key}.")
     if typing.get_origin(hint) is tuple:
-        require_setting(isinstance(value, list | tuple), key, "be a list", repr(value))
+        ensure(isinstance(value, list | tuple), key, "be a list", repr(value))
         return tuple(_convert(typing.get_args(hint)[0], v, key) for v in value)
     return _scalar(hint, value, key)
 
@@ -111,15 +111,15 @@ def _scalar(hint: type, value: Any, key: str) -> Any:
         try:
             value = float(value)
         except ValueError:
-            require_setting(False, key, "be a number", repr(value))
+            ensure(False, key, "be a number", repr(value))
     if hint is float and type(value) is int:
         value = float(value)
     kinds: dict[type, str] = {
         int: "a whole number", float: "a number", str: "text", bool: "true or false",
     }  # fmt: skip
-    require_setting(type(value) is hint, key, f"be {kinds[hint]}", repr(value))
+    ensure(type(value) is hint, key, f"be {kinds[hint]}", repr(value))
     if hint is float:
-        require_setting(value == value and abs(value) != float("inf"), key, "be finite", value)
+        ensure(value == value and abs(value) != float("inf"), key, "be finite", value)
     return value
 
 

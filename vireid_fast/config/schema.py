@@ -15,9 +15,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
 
 
-def require_setting(
-    condition: bool, key: str, requirement: str, got: object, remedy: str = ""
-) -> None:
+def ensure(condition: bool, key: str, requirement: str, got: object, remedy: str = "") -> None:
     """Raise ConfigError with the house sentence unless `condition` holds."""
     if not condition:
         raise ConfigError(sentence("config", key, requirement, got, remedy))
@@ -36,16 +34,16 @@ class Section:
     def _positive(self, prefix: str, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            require_setting(value > 0, prefix + name, "be positive", value)
+            ensure(value > 0, prefix + name, "be positive", value)
 
     def _not_negative(self, prefix: str, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            require_setting(value >= 0, prefix + name, "be 0 or more", value)
+            ensure(value >= 0, prefix + name, "be 0 or more", value)
 
     def _choice(self, prefix: str, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)
-        require_setting(value in choices, prefix + name, f"be one of {list(choices)}", repr(value))
+        ensure(value in choices, prefix + name, f"be one of {list(choices)}", repr(value))
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class ClipConfig(Section):
 
     def check(self, prefix: str) -> None:
         """See `Section.check`."""
-        require_setting(self.layer4_stride in (1, 2), f"{prefix}layer4_stride", "be 1 or 2",
+        ensure(self.layer4_stride in (1, 2), f"{prefix}layer4_stride", "be 1 or 2",
               self.layer4_stride)  # fmt: skip
         self._choice(prefix, "stem_relu", ("clip", "csdn"))
         self._choice(prefix, "activation", ("", "quick_gelu", "gelu"))
@@ -164,7 +162,7 @@ class OptimizerConfig(Section):
             prefix, "epochs", "head_lr_factor", "weight_decay", "warmup_epochs", "warmup_lr",
             "min_lr",
         )  # fmt: skip
-        require_setting(all(value >= 0 for value in self.milestones), f"{prefix}milestones",
+        ensure(all(value >= 0 for value in self.milestones), f"{prefix}milestones",
               "be 0 or more each", list(self.milestones))  # fmt: skip
 
 
@@ -187,9 +185,9 @@ class EvaluationConfig(Section):
         if not self.rerank:
             return
         key, got = f"{prefix}rerank", list(self.rerank)
-        require_setting(len(got) == 3 and all(value == int(value) for value in got[:2]), key,
+        ensure(len(got) == 3 and all(value == int(value) for value in got[:2]), key,
               "be empty or [k1, k2, lambda] with whole k1 and k2", got)  # fmt: skip
-        require_setting(got[0] >= 1 and got[1] >= 1 and 0 <= got[2] <= 1, key,
+        ensure(got[0] >= 1 and got[1] >= 1 and 0 <= got[2] <= 1, key,
               "have k1 and k2 of at least 1 and lambda in [0, 1]", got)  # fmt: skip
 
     @property
@@ -222,7 +220,7 @@ class CSDNLossConfig(Section):
         """See `Section.check`."""
         weights = ("identity", "msel", "wrt", "visible_text", "infrared_text", "contrast")
         self._not_negative(prefix, *weights)
-        require_setting(0 <= self.label_smoothing <= 1, f"{prefix}label_smoothing", "lie in [0, 1]",
+        ensure(0 <= self.label_smoothing <= 1, f"{prefix}label_smoothing", "lie in [0, 1]",
               self.label_smoothing)  # fmt: skip
 
 
@@ -259,10 +257,10 @@ class CSDNConfig(Section):
         """See `Section.check`."""
         self._positive(prefix, "context_length")
         self._not_negative(prefix, "text_temperature")
-        require_setting(0 <= self.dropout < 1, f"{prefix}dropout", "lie in [0, 1)", self.dropout)
+        ensure(0 <= self.dropout < 1, f"{prefix}dropout", "lie in [0, 1)", self.dropout)
         stages = ("prompts", "fusion", "visual") if self.text_terms else ("visual",)
         epochs = [getattr(self, stage).epochs for stage in stages]
-        require_setting(sum(epochs) > 0, ", ".join(f"{prefix}{stage}.epochs" for stage in stages),
+        ensure(sum(epochs) > 0, ", ".join(f"{prefix}{stage}.epochs" for stage in stages),
               "be positive in one stage at least", epochs,
               "A run without any epoch would have no checkpoint.")  # fmt: skip
 

@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             files[OPTIMIZER_FILE] = tensors
         digests = {}
         for name, tensors in files.items():
-            _save_tensors(temporary / name, tensors)
+            save_tensors(temporary / name, tensors)
             digests[name] = _digest(temporary / name)
         card = {
             **checkpoint.card, "version": __version__, "sha256": digests, "optimizer": scalars,
@@ -117,16 +117,21 @@ def remove_other_checkpoints(parent: Path, keep: set[str]) -> None:
                 shutil.rmtree(entry)
 
 
-def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file and flush it to disk.
 
-
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    Raises:
+        OSError: The disk is full or the file cannot be written.
+    """
     try:
         save_file(tensors, path)
     except SafetensorError as error:
         raise OSError(f"checkpoint: {path} could not be written: {error}.") from error
     flush(path)
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def _digest(path: Path) -> str:

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from vireid_fast._checks import require
 from vireid_fast._extension import HAS_EXTENSION
 from vireid_fast._files import atomic_write
 from vireid_fast._version import __version__
 from vireid_fast.config import Config, ConfigError, load_config
 
+# What a continuation may change: where it runs and reads, and results beside training. The other
+# evaluation keys choose the epoch; `evaluation.batch_size` also blocks stage-2 features.
+MAY_CHANGE = ("device", "threads", "data.root", "data.cache", "evaluation.rerank")
+
 
 class RunFolder:
-    """Paths and small files of a run. Create it with `create` or `open`.
+    """Paths and small files of a run. `start` makes a new one, `open` finds an existing one.
 
     Layout: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoints/, features/,
     results.json.
@@ -34,31 +39,42 @@ class RunFolder:
         self.features = path / "features"
         self.results_file = path / "results.json"
 
-    @classmethod
-    def create(cls, path: Path, config: Config, *, resume: bool) -> "RunFolder":
-        """Start a run in `path`, or continue one.
+    def require_startable(self, config: Config, *, resume: bool) -> None:
+        """Refuse, before anything is computed, a folder in which `start` would do harm.
+
+        A folder without a checkpoint, as a failed start leaves it, counts as new.
 
         Raises:
-            ValueError: The folder holds a run and `resume` is off, or `resume` is on and the
-                folder's configuration differs.
+            ValueError: The folder holds a checkpoint and `resume` is off, or it is on and the
+                folder's configuration differs; or the path leads through a file.
         """
-        run = cls(path)
-        if run.config_file.exists():
-            if not resume:
-                raise ValueError(
-                    f"run: {path} must be a new folder, got one that holds a run. "
-                    "Add --resume to continue it, or name another folder with --run."
-                )
-            run._require_same(config)
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            config.save(run.config_file)
-        run.write_json(path / "environment.json", environment())
-        return run
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        require(nearest.is_dir(), "run", str(self.path), "be a folder", f"the file {nearest}")
+        if not self._has_checkpoint():
+            return
+        require(
+            resume, "run", str(self.path), "be a new folder", "one that holds a run",
+            "Add --resume to continue it, or name another folder with --run.",
+        )  # fmt: skip
+        self._require_same(config)
+
+    def start(self, config: Config) -> None:
+        """Make the folder, or continue in it, and write its configuration and environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        config.save(self.config_file)
+        self.write_json(self.path / "environment.json", environment())
+
+    def _has_checkpoint(self) -> bool:
+        # Hidden folders are what killed writes leave.
+        return self.checkpoints.is_dir() and any(
+            not entry.name.startswith(".") for entry in self.checkpoints.iterdir()
+        )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open an existing run."""
+        require(not path.is_file(), "run", str(path), "be a folder", "a file",
+                "Give the folder that `vireid train --run` wrote.")  # fmt: skip
         run = cls(path)
         if not run.config_file.is_file():
             raise ValueError(
@@ -73,8 +89,7 @@ class RunFolder:
 
     def _require_same(self, config: Config) -> None:
         saved, given = self.config().to_dict(), config.to_dict()
-        # The device and thread count may change between a run and its continuation.
-        different = [k for k in _differences(saved, given) if k not in ("device", "threads")]
+        different = [key for key in _differences(saved, given) if key not in MAY_CHANGE]
         if different:
             raise ConfigError(
                 f"config: {', '.join(different)} must stay as in {self.config_file} to resume, "

@@ -75,10 +75,11 @@ class Trainer:
         self.validate = validate
         self.validate_every = validate_every
         self._optimizer_state: dict[str, Any] = {}
+        self._position = Position()
 
     def train(self) -> None:
-        """Train all stages, continuing from the last checkpoint where there is one."""
-        position = self._resume()
+        """Train all stages, or what is left of them after `restore`."""
+        position = self._position
         log = MetricsLog(self.run, keep=position.lines)
         try:
             while position.stage < len(self.stages):
@@ -161,9 +162,14 @@ class Trainer:
             self.run.checkpoints, {name, follow(self.run.best)[0].name}
         )
 
-    def _resume(self) -> Position:
+    def restore(self) -> None:
+        """Continue from the last checkpoint, where there is one; writes nothing new.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or of something else.
+        """
         if not self.run.latest.exists():
-            return Position()
+            return
         folder, _ = follow(self.run.latest)
         checkpoint = load_checkpoint(folder)
         require_facts(checkpoint.card, self.facts, str(folder))
@@ -174,8 +180,8 @@ class Trainer:
         if not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}"):
             point_to(self.run.best, folder, **best)
         self._optimizer_state = checkpoint.optimizer
+        self._position = position
         say(f"resuming {self.run.path} after {folder.name}")
-        return position
 
 
 def require_facts(card: dict[str, Any], facts: dict[str, Any], source: str) -> None:

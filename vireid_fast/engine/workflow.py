@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from vireid_fast._checks import require, require_choice
 from vireid_fast._files import atomic_write
 from vireid_fast.clip.weights import openai_state_dict
 from vireid_fast.config import Config, ConfigError
@@ -17,8 +17,8 @@ from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.synthetic import write_sysu_layout
 from vireid_fast.data.sysu_layout import read_sysu_layout
 from vireid_fast.data.table import ImageTable
-from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into
-from vireid_fast.engine.clip_setup import build_backbone
+from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into, save_tensors
+from vireid_fast.engine.clip_setup import Backbone, build_backbone
 from vireid_fast.engine.extraction import Extraction, extract_features
 from vireid_fast.engine.methods import METHODS, Method
 from vireid_fast.engine.pretrain import Pretraining, PretrainStage, read_captions
@@ -28,6 +28,7 @@ from vireid_fast.engine.seeds import derive_seed
 from vireid_fast.engine.trainer import Trainer, require_facts
 from vireid_fast.engine.training_data import TrainingImages, open_training_images
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate
+from vireid_fast.retrieval.protocols import PROTOCOLS
 
 CACHE_FOLDER = ".vireid_cache"
 # Far from the seeds people choose: the captioned persons are nobody of a synthetic test set.
@@ -54,7 +55,7 @@ def training_images(config: Config, table: ImageTable) -> TrainingImages:
     data = config.data
     folder = Path(data.cache) if data.cache else table.root / CACHE_FOLDER
     return open_training_images(
-        table, data.train_split, (data.height, data.width), folder, skip_bad=data.skip_bad_images
+        table, data.train_split, _size(config), folder, skip_bad=data.skip_bad_images
     )
 
 
@@ -91,11 +92,13 @@ def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
     Returns:
         The run.
     """
+    run = RunFolder(path)
+    run.require_startable(config, resume=resume)
     table = read_table(config)
+    _require_evaluation(config, table)
     images = training_images(config, table)
-    run = RunFolder.create(path, config, resume=resume)
     method = _new_method(config, len(images.identities), load=not run.latest.exists())
-    Trainer(
+    trainer = Trainer(
         method.model,
         method.stages(images),
         run,
@@ -103,8 +106,37 @@ def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
         facts=_facts(config, len(images.identities)),
         validate=_validation(config, table, method),
         validate_every=config.evaluation.every,
-    ).train()
+    )
+    _run(trainer, config)
     return run
+
+
+def _run(trainer: Trainer, config: Config) -> None:
+    """Train; the folder is written to only now that nothing is left that could be refused."""
+    trainer.restore()
+    trainer.run.start(config)
+    trainer.train()
+
+
+def _permutations_file(table: ImageTable) -> Path:
+    return table.root / "exp" / "rand_perm_cam.mat"
+
+
+def _require_evaluation(config: Config, table: ImageTable) -> None:
+    """Refuse, before anything is computed, an evaluation that could not take place."""
+    own, options = config.evaluation, sorted(PROTOCOLS)
+    require(own.protocol in PROTOCOLS, "config", "evaluation.protocol", f"be one of {options}",
+            repr(own.protocol), error=ConfigError)  # fmt: skip
+    rules = PROTOCOLS[own.protocol]
+    require(own.mode in rules.modes, "config", "evaluation.mode",
+            f"be one of {sorted(rules.modes)} for {rules.name}", repr(own.mode),
+            error=ConfigError)  # fmt: skip
+    file = _permutations_file(table)
+    require(
+        not rules.needs_permutations or file.is_file(), "config", "evaluation.protocol",
+        f"be one without stored permutations where {file} is absent", repr(own.protocol),
+        "Put the file there, as SYSU-MM01 publishes it, or choose sysu/agw.", ConfigError,
+    )  # fmt: skip
 
 
 def _validation(
@@ -148,8 +180,8 @@ def _evaluate(
 ) -> EvaluationResult:
     own = config.evaluation
     permutations = None
-    if own.protocol == "sysu/official":
-        permutations = read_permutations(table.root / "exp" / "rand_perm_cam.mat")
+    if PROTOCOLS[own.protocol].needs_permutations:
+        permutations = read_permutations(_permutations_file(table))
     return evaluate(
         extraction.features, own.protocol, own.mode, own.shots,
         permutations=permutations, rerank=own.rerank_parameters if rerank else None,
@@ -162,7 +194,11 @@ def load_method(run: RunFolder, which: str = "best") -> Method:
     Args:
         run: The run.
         which: "best" (chosen on validation identities) or "latest".
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged or of something else.
     """
+    require_choice("load_method", "which", which, ("best", "latest"))
     config = run.config()
     folder, _ = follow(run.best if which == "best" else run.latest)
     checkpoint = load_checkpoint(folder)
@@ -176,29 +212,46 @@ def load_method(run: RunFolder, which: str = "best") -> Method:
 
 def _new_method(config: Config, identities: int, *, load: bool) -> Method:
     _start(config)
-    size = (config.data.height, config.data.width)
-    return METHODS[config.method](
-        config, build_backbone(config.clip, size, load=load), identities
-    )
+    backbone = build_backbone(config.clip, _size(config), load=load)
+    return METHODS[config.method](config, backbone, identities)
+
+
+def _size(config: Config) -> tuple[int, int]:
+    return config.data.height, config.data.width
 
 
 def evaluate_start(config: Config) -> dict[str, EvaluationResult]:
     """Evaluate, on the test identities, the weights that training starts from: a baseline."""
     table = read_table(config)
+    _require_evaluation(config, table)
     method = _new_method(config, 1, load=True)
     extraction = extract(config, table, method, "test")
     return {"plain": _evaluate(config, table, extraction, rerank=False)}
 
 
 def extract_run(
-    run: RunFolder, split: str = "test", *, out: Path | None = None, which: str = "best"
+    run: RunFolder,
+    split: str = "test",
+    *,
+    out: Path | None = None,
+    which: str = "best",
+    skip_bad: bool = False,
 ) -> tuple[Path, Extraction]:
     """Extract a split with a run's model and write the feature file.
+
+    Args:
+        run: The run.
+        split: "train", "val" or "test".
+        out: Feature file; None: `features/SPLIT.npz` of the run.
+        which: See `load_method`.
+        skip_bad: Leave damaged images out, also where the run's configuration stops at them.
 
     Returns:
         Path of the file and the extraction.
     """
     config = run.config()
+    if skip_bad:
+        config = replace(config, data=replace(config.data, skip_bad_images=True))
     table = read_table(config)
     method = load_method(run, which)
     extraction = extract(config, table, method, split)
@@ -220,14 +273,19 @@ def extract_run(
     return out, extraction
 
 
-def evaluate_run(run: RunFolder) -> dict[str, EvaluationResult]:
+def evaluate_run(run: RunFolder, *, skip_bad: bool = False) -> dict[str, EvaluationResult]:
     """Evaluate a run on the test identities, plain and, where configured, re-ranked.
 
     Writes features/test.npz and results.json.
+
+    Args:
+        run: The run.
+        skip_bad: See `extract_run`.
     """
     config = run.config()
-    _, extraction = extract_run(run)
     table = read_table(config)
+    _require_evaluation(config, table)
+    _, extraction = extract_run(run, skip_bad=skip_bad)
     results = {"plain": _evaluate(config, table, extraction, rerank=False)}
     if config.evaluation.rerank:
         results["reranked"] = _evaluate(config, table, extraction, rerank=True)
@@ -246,28 +304,34 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
     Returns:
         The weight file `weights.safetensors` in `path`; `weights.json` beside it is its card.
     """
-    clip_config = replace(config.clip, weights="")
-    table = read_table(config)
-    paired = training_images(config, table)
-    run = RunFolder.create(path, config, resume=resume)
-    captioned_table = read_sysu_layout(_synthetic_root(config, path))
-    size = (config.data.height, config.data.width)
-    captioned = open_training_images(
-        captioned_table, "train+val+test", size, captioned_table.root / CACHE_FOLDER, skip_bad=False
-    )
+    run = RunFolder(path)
+    run.require_startable(config, resume=resume)
+    paired = training_images(config, read_table(config))
     _start(config)
-    backbone = build_backbone(clip_config, size)
+    backbone = build_backbone(replace(config.clip, weights=""), _size(config))
     if backbone.vocabulary is None:
         raise ConfigError(
             f"config: clip.architecture must be a small one to pre-train, got "
             f"{config.clip.architecture!r}. Load published weights with clip.weights instead."
         )
-    captions = read_captions(captioned_table.root, captioned.identities, backbone.vocabulary)
     model = Pretraining(backbone.clip, len(paired.identities)).to(config.device)
-    stage = PretrainStage(model, captioned, captions, paired, config)
+    stage = _pretrain_stage(config, model, backbone, paired, _synthetic_root(config, path))
     facts = _facts(config, len(paired.identities)) | {"method": "pretrain"}
-    Trainer(model, [stage], run, seed=config.seed, facts=facts, validate=None).train()
+    trainer = Trainer(model, [stage], run, seed=config.seed, facts=facts, validate=None)
+    _run(trainer, config)
     return _write_weights(run, config, model.clip)
+
+
+def _pretrain_stage(
+    config: Config, model: Pretraining, backbone: Backbone, paired: TrainingImages, root: Path
+) -> PretrainStage:
+    """The stage on the captioned synthetic set in `root` and the paired training images."""
+    table = read_sysu_layout(root)
+    captioned = open_training_images(
+        table, "train+val+test", _size(config), table.root / CACHE_FOLDER, skip_bad=False
+    )
+    captions = read_captions(table.root, captioned.identities, backbone.vocabulary)
+    return PretrainStage(model, captioned, captions, paired, config)
 
 
 def _synthetic_root(config: Config, path: Path) -> Path:
@@ -276,7 +340,7 @@ def _synthetic_root(config: Config, path: Path) -> Path:
     with progress_bar("drawing captioned pedestrians") as advance:
         write_sysu_layout(
             root, identities=own.identities, views=own.views,
-            size=(config.data.height, config.data.width), seed=CAPTIONED_SEED, progress=advance,
+            size=_size(config), seed=CAPTIONED_SEED, progress=advance,
         )  # fmt: skip
     return root
 
@@ -285,7 +349,7 @@ def _write_weights(run: RunFolder, config: Config, clip: torch.nn.Module) -> Pat
     weights = run.path / "weights.safetensors"
     tensors = {k: v.detach().cpu().contiguous() for k, v in openai_state_dict(clip).items()}
     with atomic_write(weights) as temporary:
-        save_file(tensors, temporary)
+        save_tensors(temporary, tensors)
     run.write_json(
         run.path / "weights.json",
         {"architecture": config.clip.architecture, "activation": clip.architecture.activation},

@@ -5,7 +5,7 @@ from vireid_fast.data.synthetic.cameras import CAMERAS, INFRARED_CAMERAS, VISIBL
 from vireid_fast.data.synthetic.captions import CAPTION_WORDS, caption
 from vireid_fast.data.synthetic.render import render_person, render_tracklet
 from vireid_fast.data.synthetic.sheet import contact_sheet
-from vireid_fast.data.synthetic.writer import write_sysu_layout
+from vireid_fast.data.synthetic.writer import is_synthetic, write_sysu_layout
 
 __all__ = [
     "CAMERAS",
@@ -15,6 +15,7 @@ __all__ = [
     "Attributes",
     "caption",
     "contact_sheet",
+    "is_synthetic",
     "render_person",
     "render_tracklet",
     "sample_identity",

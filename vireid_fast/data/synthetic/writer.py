@@ -118,6 +118,11 @@ def write_sysu_layout(
     return True
 
 
+def is_synthetic(root: str | Path) -> bool:
+    """Whether `root` holds a finished set of `write_sysu_layout`."""
+    return (Path(root) / MARKER).is_file()
+
+
 def split_counts(identities: int, splits: tuple[float, float, float]) -> tuple[int, int, int]:
     """Numbers of train, validation and test identities; every non-zero share gets one or more."""
     validation = max(1, round(identities * splits[1])) if splits[1] > 0 else 0

@@ -51,7 +51,10 @@ class CSDNMethod(Method):
         """See `Method.build_model`."""
         own = self.config.csdn
         names = {"visible": own.visible_template, "infrared": own.infrared_template}
-        ids = {m: torch.tensor(backbone.template_ids(name)) for m, name in names.items()}
+        ids = {
+            m: torch.tensor(backbone.template_ids(name, own.context_length))
+            for m, name in names.items()
+        }
         return CSDN(
             backbone.clip,
             num_identities,
