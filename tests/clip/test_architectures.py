@@ -26,7 +26,7 @@ def test_published_models_have_their_parameter_count(name):
         ("ViT-B/32", (256, 128), (2, 33, 768), (768, 512)),
         ("ViT-L/14", (280, 140), (2, 201, 1024), (1024, 768)),
         ("ViT-small", None, (2, 33, 192), (192, 256)),
-        ("RN-small", None, (2, 1024, 4, 2), (1024, 256)),
+        ("RN-small", None, (2, 512, 4, 2), (512, 256)),
     ],
 )
 def test_shapes(name, image_size, map_shape, widths):
