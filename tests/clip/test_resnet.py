@@ -73,7 +73,7 @@ def test_copied_stem_serves_a_second_modality(tiny_clip):
 def test_fresh_blocks_start_as_their_shortcut():
     model = build_clip("RN-small", vocabulary_size=9)
     block = model.visual.trunk.layer2[0].eval()
-    x = torch.rand(1, 128, 8, 8)
+    x = torch.rand(1, 64, 8, 8)
     torch.testing.assert_close(block(x), torch.relu(block.downsample(x)))
 
 

@@ -218,3 +218,19 @@ def test_a_device_that_is_not_here_is_refused(tiny_config, tmp_path, device, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"device must be cpu, .* got '{device}'"):
         workflow.train(replace(tiny_config, device=device), tmp_path / "run")
+
+
+def test_training_starts_from_the_weights_of_another_run(tiny_config, tmp_path):
+    alone = replace(tiny_config.csdn, text_terms=False)
+    warm = workflow.train(replace(tiny_config, csdn=alone), tmp_path / "warm")
+    config = replace(tiny_config, start_from=str(warm.path), seed=5)
+    torch.manual_seed(0)
+    start = workflow._new_method(config, 6, load=True).model.state_dict()
+    assert all(torch.equal(start[name], value) for name, value in _weights(warm).items())
+    assert workflow.evaluate_start(config)["plain"].gallery_size > 0
+    run = workflow.train(config, tmp_path / "run")
+    assert run.latest.exists()
+    with pytest.raises(CheckpointError, match=r"num_identities of .* must be 5, got 6"):
+        workflow._new_method(config, 5, load=True)
+    with pytest.raises(ValueError, match=r"must hold config\.yaml"):
+        workflow.train(replace(config, start_from=str(tmp_path / "none")), tmp_path / "other")

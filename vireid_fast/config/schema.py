@@ -316,6 +316,9 @@ class Config(Section):
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice. Bitwise resume needs the same number."""
+    start_from: str = ""
+    """Run whose latest weights training starts from, of the same method and identities, such as a
+    visual warm-up; empty: `clip.weights` alone."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)

@@ -17,7 +17,13 @@ from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.synthetic import write_sysu_layout
 from vireid_fast.data.sysu_layout import read_sysu_layout
 from vireid_fast.data.table import ImageTable
-from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into, save_tensors
+from vireid_fast.engine.checkpoint import (
+    Checkpoint,
+    follow,
+    load_checkpoint,
+    load_into,
+    save_tensors,
+)
 from vireid_fast.engine.clip_setup import Backbone, build_backbone
 from vireid_fast.engine.extraction import Extraction, extract_features
 from vireid_fast.engine.methods import METHODS, Method
@@ -212,8 +218,22 @@ def load_method(run: RunFolder, which: str = "best") -> Method:
 
 def _new_method(config: Config, identities: int, *, load: bool) -> Method:
     _start(config)
-    backbone = build_backbone(config.clip, _size(config), load=load)
-    return METHODS[config.method](config, backbone, identities)
+    warm = load and bool(config.start_from)
+    backbone = build_backbone(config.clip, _size(config), load=load and not warm)
+    method = METHODS[config.method](config, backbone, identities)
+    if warm:
+        folder, checkpoint = _read_start(config, identities)
+        load_into(method.model, checkpoint.model, str(folder))
+    return method
+
+
+def _read_start(config: Config, identities: int | None) -> tuple[Path, Checkpoint]:
+    """The checkpoint that `start_from` names; `identities` None accepts any number."""
+    folder, _ = follow(RunFolder.open(Path(config.start_from)).latest)
+    checkpoint = load_checkpoint(folder)
+    found = checkpoint.card.get("num_identities") if identities is None else identities
+    require_facts(checkpoint.card, _facts(config, found), str(folder))
+    return folder, checkpoint
 
 
 def _size(config: Config) -> tuple[int, int]:
@@ -224,7 +244,10 @@ def evaluate_start(config: Config) -> dict[str, EvaluationResult]:
     """Evaluate, on the test identities, the weights that training starts from: a baseline."""
     table = read_table(config)
     _require_evaluation(config, table)
-    method = _new_method(config, 1, load=True)
+    identities = 1
+    if config.start_from:
+        identities = _read_start(config, None)[1].card["num_identities"]
+    method = _new_method(config, identities, load=True)
     extraction = extract(config, table, method, "test")
     return {"plain": _evaluate(config, table, extraction, rerank=False)}
 
