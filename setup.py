@@ -58,7 +58,8 @@ def extensions(choice: str) -> list[Extension]:
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    flags = ["-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+    flags = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fno-math-errno",
+             "-fvisibility=hidden"]  # fmt: skip
     stable = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # PyTorch 2.10
     headers = sources("*.h", "cpu/*.h", "cuda/*.cuh")
     cuda = torch.version.cuda if choice == "cuda" else ""

@@ -1,8 +1,9 @@
 """`make results`: the small CSDN and its baselines on real visible / thermal images.
 
-Runs unattended and continues where it stopped: pre-training, the visual losses alone and full CSDN
-for each seed, each through the commands of the README, then the rows of the table. Needs the data
-(see docs/results.md); writes benchmarks/results/scene_regions/seed<N>.json and the tables.
+Runs unattended and continues where it stopped. For each seed, through the commands of the README:
+pre-training; a visual warm-up; from its weights, side by side, the visual losses alone and full
+CSDN; then the rows of the table. Needs the data (see docs/results.md); writes
+benchmarks/results/scene_regions/seed<N>.json and the tables.
 """
 
 import json
@@ -21,6 +22,7 @@ from vireid_fast.engine.workflow import evaluate_run, evaluate_start
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "csdn" / "scene_regions.yaml"
+WARMUP_EPOCHS = 3
 RESULTS = ROOT / "benchmarks" / "results" / "scene_regions"
 
 
@@ -49,27 +51,35 @@ def _seed(seed: int, data_root: Path, runs: Path, synthetic: Path) -> dict[str, 
     if not (pretrained / "weights.safetensors").exists():
         _finish(_start("pretrain", *common, "--run", str(pretrained), f"seed={seed}",
                        f"pretrain.synthetic_root={synthetic}"))  # fmt: skip
-    weights = f"clip.weights={pretrained / 'weights.safetensors'}"
-    _finish(*(
-        _start("train", *common, "--run", str(runs / name), f"seed={seed}", weights, *extra)
-        for name, extra in (("visual", ["csdn.text_terms=false"]), ("full", []))
+    alone = "csdn.text_terms=false"
+    _finish(_start(
+        "train", *common, "--run", str(runs / "warmup"), f"seed={seed}", alone,
+        f"clip.weights={pretrained / 'weights.safetensors'}",
+        f"csdn.visual.epochs={WARMUP_EPOCHS}",
     ))  # fmt: skip
-    visual, full = RunFolder.open(runs / "visual"), RunFolder.open(runs / "full")
+    start = f"start_from={runs / 'warmup'}"
+    _finish(*(
+        _start("train", *common, "--run", str(runs / name), f"seed={seed}", start, *extra)
+        for name, extra in (("visual", [alone]), ("full", []))
+    ))  # fmt: skip
+    warmup, visual, full = (RunFolder.open(runs / name) for name in ("warmup", "visual", "full"))
     config = full.config()
-    random = replace(config, clip=replace(config.clip, weights=""))
+    random = replace(config, start_from="")
     results = evaluate_run(full)
     rows = {
         "random weights": evaluate_start(random)["plain"],
-        "pre-training alone": evaluate_start(config)["plain"],
+        "pre-training alone": evaluate_start(warmup.config())["plain"],
+        "pre-training + warm-up": evaluate_start(config)["plain"],
         "visual losses alone": evaluate_run(visual)["plain"],
         "full CSDN": results["plain"],
         "full CSDN + re-ranking": results["reranked"],
     }
-    minutes = {
-        "pre-training alone": _minutes(RunFolder.open(pretrained)),
-        "visual losses alone": _minutes(visual),
-        "full CSDN": _minutes(full),
-    }
+    spent = _minutes(RunFolder.open(pretrained))
+    minutes = {"pre-training alone": spent}
+    spent += _minutes(warmup)
+    minutes["pre-training + warm-up"] = spent
+    minutes["visual losses alone"] = spent + _minutes(visual)
+    minutes["full CSDN"] = spent + _minutes(full)
     return {
         "seed": seed,
         "rows": {name: result.to_json() for name, result in rows.items()},
