@@ -319,7 +319,7 @@ def info(
 @app.command()
 def demo(
     run: Annotated[Path, typer.Option("--run", "-r", help="Folder.")] = Path("runs/demo"),
-    identities: Annotated[int, typer.Option(help="Persons to draw.")] = 120,
+    identities: Annotated[int, typer.Option(help="Persons to draw.")] = 200,
     short: Annotated[bool, typer.Option(help="Only show that everything works.")] = False,
     resume: ResumeOption = False,
 ) -> None:

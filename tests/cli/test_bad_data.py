@@ -211,5 +211,5 @@ def test_synth_leaves_other_folders_alone(vireid, run):
 
 def test_a_demo_of_too_few_persons(vireid, tmp_path):
     message = vireid.error("demo", "--identities", "9", "--run", tmp_path / "demo")
-    assert "--identities must be at least 14, got 9" in message
+    assert "--identities must be at least 30, got 9" in message
     assert not (tmp_path / "demo").exists()

@@ -14,10 +14,10 @@ from vireid_fast.retrieval.evaluation import EvaluationResult
 PRESET = "csdn/sysu_mm01_small"
 SHORT = (
     "csdn.prompts.epochs=2", "csdn.fusion.epochs=2", "csdn.visual.epochs=1", "pretrain.epochs=1",
-    "pretrain.steps=4", "pretrain.identities=24",
+    "pretrain.steps=4", "pretrain.identities=24", "sampler.identities=4",
 )  # fmt: skip
-# Of fewer the training split holds less than the preset's 8 identities of a batch.
-MIN_IDENTITIES = 14
+# Of fewer the training split holds less than the identities of a batch.
+MIN_IDENTITIES, MIN_IDENTITIES_SHORT = 30, 14
 
 
 def demo(
@@ -37,11 +37,11 @@ def demo(
     Raises:
         ValueError: Too few identities.
     """
-    require(identities >= MIN_IDENTITIES, "demo", "--identities", f"be at least {MIN_IDENTITIES}",
-            identities)  # fmt: skip
+    fewest = MIN_IDENTITIES_SHORT if short else MIN_IDENTITIES
+    require(identities >= fewest, "demo", "--identities", f"be at least {fewest}", identities)
     root = path / "data"
     with progress_bar("drawing pedestrians") as advance:
-        write_sysu_layout(root, identities=identities, views=4, progress=advance)
+        write_sysu_layout(root, identities=identities, views=2, progress=advance)
     contact_sheet(root).save(path / "contact_sheet.png")
     say(f"data set: {root}, pictures: {path / 'contact_sheet.png'}")
     overrides = [f"data.root={root}", *(SHORT if short else ())]
