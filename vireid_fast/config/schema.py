@@ -213,6 +213,9 @@ class CSDNLossConfig(Section):
     """Weights as the published code computes them; False: the formula."""
     visible_text: float = 0.05
     infrared_text: float = 0.1
+    text_decay: bool = False
+    """Let both text weights fall to 0 along a cosine over stage 3; published: constant. Ours, for
+    texts learned on an encoder that is still far from its best."""
     contrast: float = 0.0
     """Additional cross-modal contrast on both features; ours, off in the published setting."""
 

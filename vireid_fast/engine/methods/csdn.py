@@ -4,6 +4,7 @@ The stages follow the released code (nengdong96/CSDN@2224959); its quirks are sw
 `csdn` section. See docs/csdn.md for what is the paper's and what is ours.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -273,6 +274,8 @@ class _Batch:
     exchanged: Tensor
     infrared: Tensor
     labels: Tensor
+    progress: float
+    """Part of the stage that is over, in [0, 1)."""
 
 
 class VisualStage:
@@ -323,6 +326,7 @@ class VisualStage:
                 visible_exchange_view(v, self._augmentation, draws),
                 infrared_view(r, self._augmentation, draws),
                 self._images.label_tensor(VISIBLE, visible).to(device),
+                (epoch + index / self.num_batches()) / self._config.csdn.visual.epochs,
             )
 
     def step(self, batch: _Batch) -> dict[str, Tensor]:
@@ -358,6 +362,7 @@ class VisualStage:
             p = scale_for_scores(features.projected, self._config.csdn.text_temperature)
             visible_text = image_to_text(p[:count], self._bank, labels)
             infrared_text = image_to_text(p[2 * count :], self._bank, labels)
-            terms["text_visible"] = weights.visible_text * visible_text
-            terms["text_infrared"] = weights.infrared_text * infrared_text
+            factor = 0.5 * (1 + math.cos(math.pi * batch.progress)) if weights.text_decay else 1.0
+            terms["text_visible"] = factor * weights.visible_text * visible_text
+            terms["text_infrared"] = factor * weights.infrared_text * infrared_text
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
