@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vireid_fast.ops import AttentionIndex
 from vireid_fast.ops.sparse_rows import SparseRows
 
 
@@ -145,3 +146,66 @@ def limit_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class AttentionInputs(NamedTuple):
+    """Arguments of `cross_modal_attention`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    index: AttentionIndex
+
+
+def make_attention_inputs(
+    index: AttentionIndex,
+    heads: int,
+    width: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    packed: bool = False,
+    seed: int = 0,
+) -> AttentionInputs:
+    """Normal random queries, keys and values for an index, on its device.
+
+    Args:
+        index: Which rows attend to which.
+        heads: H.
+        width: Head size D.
+        dtype: Floating dtype.
+        packed: Make the three views of one (N, 3, H, D) projection; needs as many keys as queries.
+        seed: Seed of the values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (index.num_queries, index.num_keys, index.num_keys)
+    parts = [
+        torch.randn(size, heads, width, generator=generator, dtype=torch.float64).to(
+            device=index.device, dtype=dtype
+        )
+        for size in sizes
+    ]
+    if packed:
+        parts = torch.stack(parts, 1).unbind(1)
+    return AttentionInputs(*parts, index)
+
+
+def grouped_rows(
+    clips: int, frames: int, rows: int, columns: int, groups: int
+) -> tuple[list[list[int]], int]:
+    """Row lists of spatial-temporal grouped attention, for `AttentionIndex.from_rows`.
+
+    Tokens are (clip, frame, class token + rows x columns patches). A group is one horizontal
+    stripe of all frames of a clip, and the class tokens of all these frames.
+
+    Returns:
+        One list per clip and group, and the number of tokens.
+    """
+    tokens = 1 + rows * columns
+    stripe = rows * columns // groups
+    sequences = []
+    for clip in range(clips):
+        firsts = [(clip * frames + frame) * tokens for frame in range(frames)]
+        for group in range(groups):
+            patches = range(1 + group * stripe, 1 + (group + 1) * stripe)
+            sequences.append(firsts + [first + patch for first in firsts for patch in patches])
+    return sequences, clips * frames * tokens

@@ -1,5 +1,12 @@
 """Tensor ops: one folder each, one public function per op."""
 
+from vireid_fast.ops.cross_modal_attention import (
+    AttentionBackend,
+    AttentionIndex,
+    AttentionPlan,
+    attention_plan,
+    cross_modal_attention,
+)
 from vireid_fast.ops.jaccard_distance import jaccard_distance
 from vireid_fast.ops.k_reciprocal import expand_query, k_reciprocal_sets, reciprocal_weights
 from vireid_fast.ops.knn import KNN, knn, pair_distance, smallest_k
@@ -9,9 +16,14 @@ from vireid_fast.ops.rank_statistics import RankStatistics, rank_statistics
 from vireid_fast.ops.sparse_rows import SparseRows
 
 __all__ = [
+    "AttentionBackend",
+    "AttentionIndex",
+    "AttentionPlan",
     "KNN",
     "RankStatistics",
     "SparseRows",
+    "attention_plan",
+    "cross_modal_attention",
     "expand_query",
     "jaccard_distance",
     "k_reciprocal_sets",

@@ -1,0 +1,128 @@
+"""Which backend attention takes, and why.
+
+The rule of "auto":
+
+- "kernel", our kernel of the tensors' device, up to a number of tokens per sequence, because it
+  wastes no work on short and odd lengths and starts all sequences and directions at once.
+- "sdpa", torch's scaled_dot_product_attention, beyond it, where the work is one large matrix
+  product, and wherever the kernel cannot go: float64, head sizes it was not made for, other
+  devices, an extension that was not built.
+
+The limits below are measured where it says so, and first guesses elsewhere.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from vireid_fast._checks import require, require_choice
+from vireid_fast._extension import HAS_EXTENSION
+
+_OP = "attention_plan"
+BACKENDS = ("auto", "kernel", "sdpa", "xformers", "reference")
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (*KERNEL_DTYPES, torch.float64)
+
+KERNEL_TOKENS = {
+    ("cpu", torch.float32): 512,
+    ("cpu", torch.float16): 512,
+    ("cpu", torch.bfloat16): 512,
+    ("cuda", torch.float32): 512,
+    ("cuda", torch.float16): 512,
+    ("cuda", torch.bfloat16): 512,
+}
+"""Longest sequence, of queries or keys, that "auto" gives to the kernel."""
+
+BUILD_CPU = "Build it: VIREID_BUILD=cpu pip install --no-build-isolation -e ."
+
+
+def _has_triton() -> bool:
+    try:
+        return importlib.util.find_spec("triton") is not None
+    except ImportError:  # an import hook that hides it
+        return False
+
+
+_HAS_TRITON = _has_triton()
+
+
+class AttentionPlan(NamedTuple):
+    """What "auto" takes, and one sentence why."""
+
+    backend: str
+    reason: str
+
+
+def attention_plan(
+    shape: Sequence[int], dtype: torch.dtype | str, device: torch.device | str
+) -> AttentionPlan:
+    """The backend that `cross_modal_attention(..., backend="auto")` takes.
+
+    Args:
+        shape: (B, H, L, D) or (B, H, Lq, Lk, D), as scaled_dot_product_attention counts: sequences,
+            heads, tokens (of queries and of keys; the longest where lengths differ), head size.
+        dtype: A torch dtype or its name, such as "float32".
+        device: A torch device or its name, such as "cuda".
+
+    Returns:
+        "kernel" or "sdpa", and the reason.
+
+    Raises:
+        ValueError: The shape has another number of entries or one below 1, or a name is unknown.
+        TypeError: `dtype` is none of float32, float16, bfloat16 and float64.
+    """
+    require(
+        len(shape) in (4, 5), _OP, "shape", "be (B, H, L, D) or (B, H, Lq, Lk, D)", tuple(shape)
+    )
+    require(min(shape) >= 1, _OP, "shape", "have entries of at least 1", tuple(shape))
+    if isinstance(dtype, str):
+        names = {str(known).removeprefix("torch."): known for known in DTYPES}
+        require_choice(_OP, "dtype", dtype.removeprefix("torch."), names)
+        dtype = names[dtype.removeprefix("torch.")]
+    require(
+        dtype in DTYPES, _OP, "dtype", "be float32, float16, bfloat16 or float64", dtype,
+        error=TypeError,
+    )  # fmt: skip
+    return choose(max(shape[2:-1]), shape[-1], dtype, torch.device(device))
+
+
+def choose(tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> AttentionPlan:
+    """The rule itself; every reason is a constant, so that torch.compile can trace it.
+
+    Args:
+        tokens: Tokens of the longest sequence of queries or keys.
+        width: Head size D.
+        dtype: One of `DTYPES`.
+        device: Any device.
+    """
+    obstacles = kernel_obstacles(width, dtype, device)
+    if obstacles:
+        return AttentionPlan("sdpa", "the kernel does not apply: " + "; ".join(obstacles))
+    limit = KERNEL_TOKENS[device.type, dtype]
+    if tokens > limit:
+        return AttentionPlan("sdpa", f"sequences of more than {limit} tokens are faster there")
+    return AttentionPlan("kernel", f"sequences of at most {limit} tokens are faster there")
+
+
+def kernel_obstacles(width: int, dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Every reason, in words, why the kernel cannot run; none if it can."""
+    obstacles = []
+    if dtype not in KERNEL_DTYPES:
+        obstacles.append("it computes in float32, float16 and bfloat16, not in float64")
+    if width % 8 != 0 or not 32 <= width <= 128:
+        obstacles.append("it takes head sizes that are multiples of 8 from 32 to 128")
+    if device.type not in ("cpu", "cuda"):
+        obstacles.append("it runs on CPU and CUDA tensors")
+    missing = missing_build(device)
+    return [*obstacles, missing] if missing else obstacles
+
+
+def missing_build(device: torch.device) -> str | None:
+    """What must be built or installed before the kernel can run on the device; None if nothing."""
+    if device.type == "cpu" and not HAS_EXTENSION:
+        return "the CPU extension is not built"
+    if device.type == "cuda" and not _HAS_TRITON:
+        return "triton is not installed"
+    return None
