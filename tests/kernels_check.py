@@ -4,7 +4,8 @@ python tests/kernels_check.py
 
 Links the CUDA library for sm_80 and sm_90a against the installed torch (a CPU build will do) and
 compiles every Triton kernel for the same targets. A kernel that takes more registers, local memory
-or shared memory than csrc/cuda/budgets.json or its triton.py declares fails the check.
+or shared memory than csrc/cuda/budgets.json or its triton.py declares fails the check, and so does
+one with fewer tensor-core instructions.
 
 Exit codes: 0 all within budget, 1 a kernel exceeds its budget or does not compile, 3 a compiler is
 absent (what the other one could check was checked).
@@ -12,6 +13,8 @@ absent (what the other one could check was checked).
 
 import importlib
 import json
+import multiprocessing
+import os
 import pkgutil
 import re
 import shutil
@@ -19,14 +22,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA_TARGETS = ("80", "90a")
-TRITON_TARGETS = (80, 90)
 LIMITS = ("registers", "spill_bytes", "shared_bytes")
+TENSOR_CORE = "tensor_core"
 
 
 class CheckError(Exception):
@@ -35,26 +39,33 @@ class CheckError(Exception):
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel takes: per thread, and shared memory per block."""
+    """What one compiled kernel takes: per thread, and shared memory per block.
+
+    `tensor_core` counts its tensor-core instructions.
+    """
 
     kernel: str
     target: str
     registers: int
     spill_bytes: int
     shared_bytes: int
+    tensor_core: int = 0
 
 
 @dataclass(frozen=True)
 class Result:
-    """Usage beside its budget."""
+    """Usage beside its budget; "tensor_core" of a budget is a minimum, 0 if absent."""
 
     usage: Usage
     budget: Mapping[str, int]
 
     @property
     def excess(self) -> list[str]:
-        """Names of the limits that the kernel exceeds."""
-        return [name for name in LIMITS if getattr(self.usage, name) > self.budget[name]]
+        """Names of the limits that the kernel breaks."""
+        broken = [name for name in LIMITS if getattr(self.usage, name) > self.budget[name]]
+        if self.usage.tensor_core < self.budget.get(TENSOR_CORE, 0):
+            broken.append(TENSOR_CORE)
+        return broken
 
 
 def parse_ptxas(text: str) -> Iterator[Usage]:
@@ -136,56 +147,81 @@ def compile_triton(case, capability: int) -> Usage:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = list(case.signature)
-    signature = {**case.signature, **dict.fromkeys(case.constants, "constexpr")}
-    constants = {(list(signature).index(n),): value for n, value in case.constants.items()}
-    pointers = [i for i, n in enumerate(names) if case.signature[n].startswith("*")]
+    names = case.kernel.arg_names
+    signature = {name: case.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(n),): value for n, value in case.constants.items()}
+    # What a launch with dense, aligned tensors specialises on.
+    aligned = [n for n, t in case.signature.items() if t.startswith("*") or n.startswith("stride_")]
     source = ASTSource(
-        case.kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in pointers}
-    )
+        case.kernel, signature, constants,
+        {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
+    )  # fmt: skip
     compiled = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": case.num_warps}
-    )
+        source, target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": case.num_warps, "num_stages": case.num_stages},
+    )  # fmt: skip
     dtype = next(t for t in case.signature.values() if t.startswith("*")).removeprefix("*")
-    name = f"{case.kernel.__name__.strip('_')}<{dtype}>"
-    registers, stack = read_cubin(compiled.asm["cubin"])
-    return Usage(name, f"sm_{capability}", registers, stack, compiled.metadata.shared)
+    name = f"{case.kernel.__name__.strip('_')}<{dtype}> {case.label}".rstrip()
+    registers, stack, tensor_core = read_cubin(compiled.asm["cubin"])
+    shared = compiled.metadata.shared
+    return Usage(name, f"sm_{capability}", registers, stack, shared, tensor_core)
 
 
-def read_cubin(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack (spills and local arrays) per thread of a cubin's kernel."""
-    import triton.backends.nvidia
-
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+def read_cubin(cubin: bytes) -> tuple[int, int, int]:
+    """Registers and stack bytes (spills, local arrays) per thread, tensor-core instructions."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        run = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", run.stdout)
+        usage = _bundled_tool("cuobjdump", "-res-usage", file.name)
+        listing = _bundled_tool("nvdisasm", "-c", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
-        raise CheckError(f"cuobjdump gave no resource usage: {run.stdout}{run.stderr}")
-    return int(found[1]), int(found[2])
+        raise CheckError(f"cuobjdump gave no resource usage: {usage}")
+    return int(found[1]), int(found[2]), len(re.findall(r"\b(?:HMMA|HGMMA)\.", listing))
+
+
+def _bundled_tool(name: str, *arguments: str) -> str:
+    """Output of a CUDA binary that Triton brings along."""
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / name
+    run = subprocess.run([str(tool), *arguments], capture_output=True, text=True)
+    if run.returncode != 0:
+        raise CheckError(f"{name} failed: {run.stderr}")
+    return run.stdout
+
+
+def triton_budget(case) -> dict[str, int]:
+    """What a Triton kernel declares."""
+    return {name: getattr(case, name) for name in (*LIMITS, TENSOR_CORE)}
+
+
+def _check_case(number: int, capability: int) -> Result:
+    # The case is looked up anew: a kernel cannot travel between processes.
+    _, case = list(triton_cases())[number]
+    return Result(compile_triton(case, capability), triton_budget(case))
 
 
 def check_triton() -> list[Result]:
-    """Compile every declared Triton kernel and compare it with its budget."""
-    return [
-        Result(compile_triton(case, capability), {name: getattr(case, name) for name in LIMITS})
-        for _, case in triton_cases()
-        for capability in TRITON_TARGETS
-    ]
+    """Compile every declared Triton kernel, in parallel, and compare it with its budget."""
+    jobs = [(i, target) for i, (_, case) in enumerate(triton_cases()) for target in case.targets]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        return list(pool.map(_check_case, *zip(*jobs, strict=True), chunksize=4))
 
 
 def table(results: Iterable[Result]) -> str:
     """One line per kernel and target: used / allowed."""
-    lines = [f"{'kernel':58} {'target':7} {'registers':>10} {'spill':>7} {'shared':>14}  verdict"]
+    lines = [f"{'kernel':58} {'target':7} {'registers':>10} {'spill':>7} {'shared':>14} "
+             f"{'tensor core':>12}  verdict"]  # fmt: skip
     for result in results:
         usage, budget = result.usage, result.budget
         short = usage.kernel.split("(float")[0].split("(double")[0].replace("vireid_fast::", "")
         cells = [f"{getattr(usage, name)}/{budget[name]}" for name in LIMITS]
+        cells.append(f"{usage.tensor_core}>={budget.get(TENSOR_CORE, 0)}")
         verdict = "over budget: " + ", ".join(result.excess) if result.excess else "ok"
         lines.append(f"{short[-58:]:58} {usage.target:7} {cells[0]:>10} {cells[1]:>7} "
-                     f"{cells[2]:>14}  {verdict}")  # fmt: skip
+                     f"{cells[2]:>14} {cells[3]:>12}  {verdict}")  # fmt: skip
     return "\n".join(lines)
 
 

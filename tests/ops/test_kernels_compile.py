@@ -6,7 +6,7 @@ import subprocess
 
 import kernels_check
 import pytest
-from kernels_check import Result, Usage, check_cuda, compile_triton, parse_ptxas
+from kernels_check import Result, Usage, check_cuda, compile_triton, parse_ptxas, triton_budget
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is absent")
 REPORT = """
@@ -59,18 +59,23 @@ def test_unbudgeted_kernel_is_an_error():
         kernels_check.budget_of("void k<float>()", {"other_kernel": ROOMY})
 
 
-@pytest.mark.parametrize("capability", kernels_check.TRITON_TARGETS)
-def test_triton_kernels_meet_their_budgets(capability):
-    # One dtype here; `make kernels-check` compiles them all.
-    for case in (c for c in triton_cases() if "*fp32" in c.signature.values()):
-        budget = {name: getattr(case, name) for name in kernels_check.LIMITS}
-        assert Result(compile_triton(case, capability), budget).excess == []
+def test_too_few_tensor_core_instructions_break_the_budget():
+    usage = dataclasses.replace(USAGE, tensor_core=3)
+    assert Result(usage, {**ROOMY, "tensor_core": 3}).excess == []
+    assert Result(usage, {**ROOMY, "tensor_core": 4}).excess == ["tensor_core"]
 
 
 def test_tight_triton_budget_fails():
-    case = dataclasses.replace(triton_cases()[0], registers=8)
-    budget = {name: getattr(case, name) for name in kernels_check.LIMITS}
-    assert Result(compile_triton(case, 90), budget).excess == ["registers"]
+    case = dataclasses.replace(triton_cases()[0], registers=8, tensor_core=10**6)
+    result = Result(compile_triton(case, case.targets[0]), triton_budget(case))
+    assert result.excess == ["registers", "tensor_core"]
+
+
+@pytest.mark.slow
+def test_every_triton_kernel_meets_its_budget():
+    pytest.importorskip("triton", reason="triton is not installed")
+    results = kernels_check.check_triton()
+    assert results and not [r for r in results if r.excess], kernels_check.table(results)
 
 
 @needs_nvcc

@@ -16,6 +16,10 @@ class AheadOfTime:
         num_warps: Warps per program.
         spill_bytes: Local memory per thread at most, in bytes.
         shared_bytes: Shared memory per program at most, in bytes.
+        tensor_core: Tensor-core instructions (HMMA, HGMMA) at least.
+        num_stages: Depth of the software pipelines.
+        targets: Compute capabilities that the budget is for.
+        label: What distinguishes this instance, beside its kernel and dtype.
     """
 
     kernel: Callable
@@ -25,3 +29,7 @@ class AheadOfTime:
     num_warps: int = 4
     spill_bytes: int = 0
     shared_bytes: int = 0
+    tensor_core: int = 0
+    num_stages: int = 3
+    targets: tuple[int, ...] = (80, 90)
+    label: str = ""
