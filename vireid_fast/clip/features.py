@@ -18,3 +18,10 @@ class VisualFeatures(NamedTuple):
     map: Tensor
     pooled: Tensor
     projected: Tensor
+
+
+class ClassFeatures(NamedTuple):
+    """`pooled` and `projected` of `VisualFeatures`, where nobody reads the map."""
+
+    pooled: Tensor
+    projected: Tensor

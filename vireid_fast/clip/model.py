@@ -41,7 +41,7 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Project images of shape (B, 3, H, W) to features of shape (B, d), not normalised."""
-        return self.visual(images).projected
+        return self.visual.project(images)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Project token ids of shape (B, L), int64, to features of shape (B, d), not normalised."""

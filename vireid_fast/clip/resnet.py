@@ -2,12 +2,12 @@
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vireid_fast._checks import require, require_choice, require_shape
 from vireid_fast.clip.features import VisualFeatures
+from vireid_fast.nn.attention_pool import AttentionPool2d
 
 EXPANSION = 4
 STEM_RELU = ("clip", "csdn")
@@ -83,51 +83,6 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(out)) + self.downsample(x))
 
 
-class AttentionPool2d(nn.Module):
-    """One attention step whose only query is the spatial mean token.
-
-    CLIP computes all 1 + h w queries and keeps the first; computing the first alone is exact.
-
-    Args:
-        grid: Map size (h, w).
-        width: Channels C.
-        heads: Number of heads; divides C.
-        projected_width: Output width d.
-    """
-
-    def __init__(self, grid: tuple[int, int], width: int, heads: int, projected_width: int) -> None:
-        super().__init__()
-        require(
-            heads > 0 and width % heads == 0,
-            "AttentionPool2d", "visual_heads", f"divide the feature width {width}", heads,
-        )  # fmt: skip
-        self.heads = heads
-        self.positional_embedding = nn.Parameter(
-            torch.randn(1 + grid[0] * grid[1], width) * width**-0.5
-        )
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.c_proj = nn.Linear(width, projected_width)
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
-            nn.init.normal_(projection.weight, std=width**-0.5)
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """Pool a map of shape (B, C, h, w) to features of shape (B, d)."""
-        batch, width = feature_map.shape[:2]
-        tokens = feature_map.flatten(2).transpose(1, 2)
-        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        tokens = tokens + self.positional_embedding.to(tokens.dtype)
-
-        def split(x: Tensor) -> Tensor:
-            return x.view(batch, -1, self.heads, width // self.heads).transpose(1, 2)
-
-        query = split(self.q_proj(tokens[:, :1]))
-        key, value = split(self.k_proj(tokens)), split(self.v_proj(tokens))
-        pooled = F.scaled_dot_product_attention(query, key, value)
-        return self.c_proj(pooled.transpose(1, 2).reshape(batch, width))
-
-
 class ResNetTrunk(nn.Module):
     """layer1 to layer4 and the attention pool.
 
@@ -165,6 +120,10 @@ class ResNetTrunk(nn.Module):
             width_in = planes * EXPANSION
             blocks += [Bottleneck(width_in, planes) for _ in range(layers[index] - 1)]
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+        require(
+            heads > 0 and width_in % heads == 0,
+            "ResNetTrunk", "visual_heads", f"divide the feature width {width_in}", heads,
+        )  # fmt: skip
         self.attnpool = AttentionPool2d(grid, width_in, heads, projected_width)
 
     def forward(self, stem_map: Tensor) -> VisualFeatures:
@@ -227,3 +186,7 @@ class ResNetVisual(nn.Module):
         """Encode images of shape (B, 3, H, W), floating point, normalised."""
         require_shape("ResNetVisual", "images", images, ("B", 3, *self.image_size))
         return self.trunk(self.stem(images))
+
+    def project(self, images: Tensor) -> Tensor:
+        """`projected` of `forward(images)` alone."""
+        return self(images).projected

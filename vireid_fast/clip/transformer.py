@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vireid_fast._checks import require, require_choice
+from vireid_fast.nn.one_query_attention import Projection, one_query_attention
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -60,6 +61,12 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
+    def attend_first(self, x: Tensor) -> Tensor:
+        """First row of `forward(x)`, alone; (B, L, W) to (B, W)."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        parts = [Projection(*part) for part in zip(weights, biases, strict=True)]
+        return self.out_proj(one_query_attention(x[:, 0], x, *parts, self.heads))
+
 
 class Mlp(nn.Module):
     """Two linear maps with the activation between them, four times as wide inside."""
@@ -93,6 +100,11 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), causal)
         return x + self.mlp(self.ln_2(x))
 
+    def forward_first(self, x: Tensor) -> Tensor:
+        """First token of `forward(x)`, alone; (B, L, W) to (B, W)."""
+        first = x[:, 0] + self.attn.attend_first(self.ln_1(x))
+        return first + self.mlp(self.ln_2(first))
+
 
 class Transformer(nn.Module):
     """A stack of blocks.
@@ -112,3 +124,10 @@ class Transformer(nn.Module):
         for block in self.resblocks:
             x = block(x, causal)
         return x
+
+    def forward_first(self, x: Tensor) -> Tensor:
+        """First token of `forward(x)`; the last block computes it alone. (B, L, W) to (B, W)."""
+        *earlier, last = self.resblocks
+        for block in earlier:
+            x = block(x)
+        return last.forward_first(x)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_shape
-from vireid_fast.clip.features import VisualFeatures
+from vireid_fast.clip.features import ClassFeatures, VisualFeatures
 from vireid_fast.clip.transformer import LayerNorm, Transformer
 
 
@@ -54,15 +54,22 @@ class ViTTrunk(nn.Module):
 
     def forward(self, stem_map: Tensor) -> VisualFeatures:
         """Encode a patch map of shape (B, D, h, w); h and w are the grid of construction."""
+        tokens = self.ln_post(self.transformer(self._tokens(stem_map)))
+        pooled = tokens[:, 0]
+        return VisualFeatures(tokens, pooled, pooled @ self.proj)
+
+    def encode_class(self, stem_map: Tensor) -> ClassFeatures:
+        """`pooled` and `projected` of `forward(stem_map)`; the last block skips all other rows."""
+        pooled = self.ln_post(self.transformer.forward_first(self._tokens(stem_map)))
+        return ClassFeatures(pooled, pooled @ self.proj)
+
+    def _tokens(self, stem_map: Tensor) -> Tensor:
         width = self.class_embedding.shape[0]
         require_shape("ViTTrunk", "stem_map", stem_map, ("B", width, *self.grid))
         patches = stem_map.flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([first, patches], dim=1)
-        tokens = self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
-        tokens = self.ln_post(self.transformer(tokens))
-        pooled = tokens[:, 0]
-        return VisualFeatures(tokens, pooled, pooled @ self.proj)
+        return self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
 
 
 class ViTVisual(nn.Module):
@@ -115,3 +122,8 @@ class ViTVisual(nn.Module):
         """Encode images of shape (B, 3, H, W), floating point, normalised."""
         require_shape("ViTVisual", "images", images, ("B", 3, *self.image_size))
         return self.trunk(self.stem(images))
+
+    def project(self, images: Tensor) -> Tensor:
+        """`projected` of `forward(images)` alone: the last block computes the class token only."""
+        require_shape("ViTVisual", "images", images, ("B", 3, *self.image_size))
+        return self.trunk.encode_class(self.stem(images)).projected

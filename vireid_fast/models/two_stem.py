@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vireid_fast._checks import require
+from vireid_fast._checks import require, require_choice
 from vireid_fast.nn import GeMPooling
+from vireid_fast.nn.attention_pool import BACKENDS
 
 
 class ImageFeatures(NamedTuple):
@@ -25,11 +26,17 @@ class TwoStemEncoder(nn.Module):
 
     Args:
         visual: A CLIP visual tower with `.stem`, `.trunk`, `.feature_width`, `.projected_width`.
+        backend: "fused" computes what is read: one query in the attention pool, the class token
+            alone in the last block of a ViT. "reference" is the plain path of both.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: nn.Module, *, backend: str = "fused") -> None:
         super().__init__()
+        require_choice("TwoStemEncoder", "backend", backend, BACKENDS)
+        self.backend = backend
         self.visual = visual
+        if visual.convolutional:
+            visual.trunk.attnpool.backend = backend
         self.infrared_stem = copy.deepcopy(visual.stem)
         self.pooling = GeMPooling() if visual.convolutional else None
         self.feature_width: int = visual.feature_width
@@ -54,6 +61,9 @@ class TwoStemEncoder(nn.Module):
             maps.append(self.visual.stem(visible))
         if infrared is not None:
             maps.append(self.infrared_stem(infrared))
-        out = self.visual.trunk(torch.cat(maps) if len(maps) > 1 else maps[0])
+        stem_map = torch.cat(maps) if len(maps) > 1 else maps[0]
+        if self.pooling is None and self.backend == "fused":
+            return ImageFeatures(*self.visual.trunk.encode_class(stem_map))
+        out = self.visual.trunk(stem_map)
         pooled = out.pooled if self.pooling is None else self.pooling(out.map)
         return ImageFeatures(pooled, out.projected)

@@ -1,0 +1,112 @@
+"""CLIP's attention pool, with one query instead of one per token."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vireid_fast._checks import positive_int, require, require_choice, require_shape
+from vireid_fast.nn.one_query_attention import Projection, one_query_attention
+
+BACKENDS = ("fused", "reference")
+
+
+class AttentionPool2d(nn.Module):
+    """Attention from the spatial mean of a map to the mean and all places of the map.
+
+    CLIP's ResNets compute all 1 + h w queries and keep the first. Here the first alone is computed,
+    with the key and value projections absorbed (see `one_query_attention`): the same function.
+    Constructor and state dict are OpenAI's.
+
+    Args:
+        spacial_dim: Side of a square map, or its size (h, w).
+        embed_dim: Channels C.
+        num_heads: Number of heads; divides C.
+        output_dim: Output width d; C if None.
+        backend: "fused" (absorbed projections) or "reference" (keys and values of all tokens).
+
+    Raises:
+        ValueError: A size or choice does not fit. TypeError: A size is no integer.
+    """
+
+    def __init__(
+        self,
+        spacial_dim: int | tuple[int, int],
+        embed_dim: int,
+        num_heads: int,
+        output_dim: int | None = None,
+        *,
+        backend: str = "fused",
+    ) -> None:
+        super().__init__()
+        sides = spacial_dim if isinstance(spacial_dim, tuple) else (spacial_dim, spacial_dim)
+        height, breadth = (positive_int("AttentionPool2d", "spacial_dim", s) for s in sides)
+        width = positive_int("AttentionPool2d", "embed_dim", embed_dim)
+        self.num_heads = positive_int("AttentionPool2d", "num_heads", num_heads)
+        require(
+            width % num_heads == 0, "AttentionPool2d", "num_heads", f"divide embed_dim {width}",
+            num_heads,
+        )  # fmt: skip
+        require_choice("AttentionPool2d", "backend", backend, BACKENDS)
+        self.backend = backend
+        self.positional_embedding = nn.Parameter(
+            torch.randn(1 + height * breadth, width) * width**-0.5
+        )
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, output_dim or width)
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
+            nn.init.normal_(projection.weight, std=width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool a map.
+
+        Args:
+            x: Shape (B, C, h, w), floating point, any strides; 1 + h w position embeddings.
+
+        Returns:
+            Shape (B, d).
+
+        Raises:
+            ValueError: The shape does not fit.
+        """
+        count, width = self.positional_embedding.shape
+        require_shape("AttentionPool2d", "x", x, ("B", width, "h", "w"))
+        if x.shape[2] * x.shape[3] != count - 1:
+            require(
+                False, "AttentionPool2d", "x", f"have h w = {count - 1} places", tuple(x.shape),
+                "Resize the images or the position embedding.",
+            )  # fmt: skip
+        if self.backend == "reference":
+            return _pool_plainly(self, x)
+        return absorbed_pool(self, x)
+
+
+def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:
+    """Pool a map (B, C, h, w) to (B, d) with the parameters of any module named like OpenAI's."""
+    tokens = _tokens(pool, x)
+    query, key, value = (
+        Projection(layer.weight, layer.bias) for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
+    )
+    pooled = one_query_attention(tokens[:, 0], tokens, query, key, value, pool.num_heads)
+    return F.linear(pooled, pool.c_proj.weight, pool.c_proj.bias)
+
+
+def _tokens(pool: nn.Module, x: Tensor) -> Tensor:
+    """Mean and places of a map with their positions. Shape (B, 1 + h w, C)."""
+    places = x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
+    return tokens + pool.positional_embedding.to(tokens.dtype)
+
+
+def _pool_plainly(pool: AttentionPool2d, x: Tensor) -> Tensor:
+    tokens = _tokens(pool, x)
+    batch, _, width = tokens.shape
+
+    def split(values: Tensor) -> Tensor:
+        return values.view(batch, -1, pool.num_heads, width // pool.num_heads).transpose(1, 2)
+
+    query = split(pool.q_proj(tokens[:, :1]))
+    key, value = split(pool.k_proj(tokens)), split(pool.v_proj(tokens))
+    pooled = F.scaled_dot_product_attention(query, key, value)
+    return pool.c_proj(pooled.transpose(1, 2).reshape(batch, width))
