@@ -1,8 +1,23 @@
 """Modules over the ops: pooling, necks, prompts, semantic integration."""
 
+from vireid_fast.nn.attention_pool import AttentionPool2d
 from vireid_fast.nn.bnneck import BNNeck
+from vireid_fast.nn.cross_modal_attention import CrossModalAttention
 from vireid_fast.nn.pooling import GeMPooling
+from vireid_fast.nn.prompt_group import PromptGroup
+from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
 from vireid_fast.nn.prompts import PromptLearner
 from vireid_fast.nn.semantic_integration import SemanticIntegration
+from vireid_fast.nn.tower_check import check_tower
 
-__all__ = ["BNNeck", "GeMPooling", "PromptLearner", "SemanticIntegration"]
+__all__ = [
+    "AttentionPool2d",
+    "BNNeck",
+    "CrossModalAttention",
+    "GeMPooling",
+    "PromptGroup",
+    "PromptLearner",
+    "PromptTextEncoder",
+    "SemanticIntegration",
+    "check_tower",
+]
