@@ -15,10 +15,11 @@ ALLOWED = {
     "_extension": {"_checks"},
     "ops": {"_checks", "_extension"},
     "nn": {"ops", "_checks"},
-    "clip": {"_checks"},
+    "clip": {"nn", "ops", "_checks"},
     "losses": {"ops", "_checks"},
     "retrieval": {"ops", "_checks"},
     "models": {"nn", "clip", "ops", "_checks"},
+    "dropin": {"nn", "clip", "ops", "_checks"},
     "data": {"_checks", "_files", "_extension", "_version"},
     "config": {"_checks", "_files", "configs"},
     "testing": {"ops", "_checks"},
@@ -28,7 +29,7 @@ ALLOWED = {
     },
     "cli": {"engine", "config", "data", "_checks", "_files", "_version"},
     "__main__": {"cli"},
-    "__init__": {"ops", "retrieval", "_version"},
+    "__init__": {"dropin", "ops", "retrieval", "_version"},
 }  # fmt: skip
 
 

@@ -5,7 +5,12 @@ packages: `vireid_fast.clip`, `vireid_fast.models`, `vireid_fast.data`, `vireid_
 """
 
 from vireid_fast._version import __version__
+from vireid_fast.dropin import accelerate, revert
 from vireid_fast.ops import (
+    AttentionIndex,
+    AttentionPlan,
+    attention_plan,
+    cross_modal_attention,
     expand_query,
     jaccard_distance,
     k_reciprocal_sets,
@@ -22,8 +27,13 @@ from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.rerank import rerank, rerank_distances
 
 __all__ = [
+    "AttentionIndex",
+    "AttentionPlan",
     "FeatureSet",
     "__version__",
+    "accelerate",
+    "attention_plan",
+    "cross_modal_attention",
     "evaluate",
     "evaluate_pair",
     "expand_query",
@@ -37,5 +47,6 @@ __all__ = [
     "reciprocal_weights",
     "rerank",
     "rerank_distances",
+    "revert",
     "smallest_k",
 ]
