@@ -1,15 +1,13 @@
 """Losses of the methods, one per file; all computed in float32 or wider."""
 
-from vireid_fast.losses.contrast import (
-    cross_modal_contrast,
-    image_to_text,
-    scale_for_scores,
-    supervised_contrast,
-)
+from vireid_fast.losses.contrast import cross_modal_contrast, scale_for_scores, supervised_contrast
+from vireid_fast.losses.gram import FeatureGram
+from vireid_fast.losses.image_to_text import image_to_text
 from vireid_fast.losses.msel import modality_shared_enhancement
 from vireid_fast.losses.triplet import weighted_regularized_triplet
 
 __all__ = [
+    "FeatureGram",
     "cross_modal_contrast",
     "image_to_text",
     "modality_shared_enhancement",

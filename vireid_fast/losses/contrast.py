@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vireid_fast._checks import require
+from vireid_fast.losses.gram import Features, cosine_similarities
+from vireid_fast.losses.precision import at_least_float32, common_precision, without_autocast
 
 
 def supervised_contrast(
@@ -31,13 +33,12 @@ def supervised_contrast(
         temperature: Divisor of the scores.
 
     Returns:
-        Scalar.
+        Scalar, float64 for float64 features, else float32.
     """
-    scores = anchors.float() @ others.float().T / temperature
-    positive = anchor_labels[:, None] == other_labels[None, :]
-    log_probability = F.log_softmax(scores, dim=1)
-    count = positive.sum(1)
-    return -((log_probability * positive).sum(1) / count).mean()
+    anchors, others = common_precision(anchors, others)
+    with without_autocast(anchors):
+        scores = anchors @ others.T / temperature
+    return _contrast(scores, anchor_labels[:, None] == other_labels[None, :])
 
 
 def scale_for_scores(features: Tensor, temperature: float) -> Tensor:
@@ -50,38 +51,16 @@ def scale_for_scores(features: Tensor, temperature: float) -> Tensor:
             are cosines divided by the temperature.
 
     Returns:
-        Shape (B, D), float32.
+        Shape (B, D), float64 for float64 features, else float32.
     """
     require(temperature >= 0, "scale_for_scores", "temperature", "be 0 or more", temperature)
-    if temperature == 0:
-        return features.float()
-    return F.normalize(features.float()) / math.sqrt(temperature)
-
-
-def image_to_text(features: Tensor, text_bank: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of images against the texts of all identities.
-
-    L = CE(features @ text_bank^T, labels), no temperature, no normalisation
-    (CLIP-ReID stage 2; CSDN's high-level semantic embedding)
-
-    Args:
-        features: Projected image features. Shape (B, d).
-        text_bank: One text per identity. Shape (C, d).
-        labels: Shape (B,), int64 in 0..C-1.
-
-    Returns:
-        Scalar.
-    """
-    require(
-        features.shape[1] == text_bank.shape[1], "image_to_text", "text_bank",
-        f"have {features.shape[1]} columns", text_bank.shape[1],
-    )  # fmt: skip
-    return F.cross_entropy(features.float() @ text_bank.float().T, labels)
+    features = at_least_float32(features)
+    return features if temperature == 0 else F.normalize(features) / math.sqrt(temperature)
 
 
 def cross_modal_contrast(
-    visible: Tensor,
-    infrared: Tensor,
+    visible: Features,
+    infrared: Features,
     visible_labels: Tensor,
     infrared_labels: Tensor,
     temperature: float = 0.07,
@@ -89,16 +68,21 @@ def cross_modal_contrast(
     """Symmetric supervised contrast between L2-normalised visible and infrared features.
 
     Args:
-        visible: Shape (A, D).
-        infrared: Shape (B, D).
+        visible: Shape (A, D), or rows of a `FeatureGram`.
+        infrared: Shape (B, D), or rows of the same gram.
         visible_labels: Shape (A,), int64.
         infrared_labels: Shape (B,), int64, the same identities.
         temperature: Divisor of the cosines.
 
     Returns:
-        Scalar, the mean of both directions.
+        Scalar, the mean of both directions, float64 for float64 features, else float32.
     """
-    v, r = F.normalize(visible.float()), F.normalize(infrared.float())
-    forward = supervised_contrast(v, r, visible_labels, infrared_labels, temperature)
-    backward = supervised_contrast(r, v, infrared_labels, visible_labels, temperature)
-    return torch.stack((forward, backward)).mean()
+    with without_autocast(visible_labels):
+        scores = cosine_similarities(visible, infrared) / temperature
+    positive = visible_labels[:, None] == infrared_labels[None, :]
+    return torch.stack((_contrast(scores, positive), _contrast(scores.T, positive.T))).mean()
+
+
+def _contrast(scores: Tensor, positive: Tensor) -> Tensor:
+    log_probability = F.log_softmax(scores, dim=1)
+    return -((log_probability * positive).sum(1) / positive.sum(1)).mean()

@@ -1,12 +1,18 @@
 """MSEL, the modality-shared enhancement loss (CSDN)."""
 
+import torch
 from torch import Tensor
 
 from vireid_fast._checks import require
-from vireid_fast.ops import pairwise_distance
+from vireid_fast.losses.gram import Features, euclidean_distances
+from vireid_fast.losses.precision import may_read
+
+_LOSS = "modality_shared_enhancement"
 
 
-def modality_shared_enhancement(visible: Tensor, infrared: Tensor, labels: Tensor) -> Tensor:
+def modality_shared_enhancement(
+    visible: Features, infrared: Features, labels: Tensor, *, normalized: bool = False
+) -> Tensor:
     """Squared gap between an image's mean distance within and across modalities.
 
     intra_i = mean distance to the other images of its identity in its own modality,
@@ -14,30 +20,44 @@ def modality_shared_enhancement(visible: Tensor, infrared: Tensor, labels: Tenso
     L = 1/2 (mean_{i in V} (cross_i - intra_i)^2 + mean_{i in R} (cross_i - intra_i)^2)
 
     Args:
-        visible: Shape (B, D).
-        infrared: Shape (B, D); row i has the identity of row i of `visible`.
-        labels: Identity of every row pair. Shape (B,), int64; each identity at least twice.
+        visible: Shape (B, D), or rows of a `FeatureGram`.
+        infrared: Shape (B, D), or rows of the same gram; row i has the identity of row i of
+            `visible`.
+        labels: Identity of every row pair. Shape (B,), int64; each identity at least twice. While
+            a graph is traced or captured this is not checked, and a single row gives NaN.
+        normalized: L2-normalise the rows first; CSDN does not.
 
     Returns:
-        Scalar.
+        Scalar, float64 for float64 features, else float32.
     """
+    _validate(visible, infrared, labels)
+    across = euclidean_distances(visible, infrared, normalized=normalized)
     require(
-        visible.shape == infrared.shape, "modality_shared_enhancement", "infrared",
-        f"have the shape of visible {tuple(visible.shape)}", tuple(infrared.shape),
+        across.shape[0] == across.shape[1] == labels.shape[0], _LOSS, "visible and infrared",
+        f"have a row per label ({labels.shape[0]})", tuple(across.shape),
     )  # fmt: skip
-    same = (labels[:, None] == labels[None, :]).float()
+    same = (labels[:, None] == labels[None, :]).to(across.dtype)
     count = same.sum(1)
-    require(
-        bool((count > 1).all()), "modality_shared_enhancement", "labels",
-        "hold each identity at least twice", f"{int((count == 1).sum())} single rows",
-        "Set two or more instances per identity in the sampler.",
-    )  # fmt: skip
-    v, r = visible.float(), infrared.float()
-    across = pairwise_distance(v, r)
     terms = []
-    for features, cross_distance in ((v, across), (r, across.T)):
+    for features, cross_distance in ((visible, across), (infrared, across.T)):
         # The diagonal is exactly 0, so only the divisor leaves the image itself out.
-        intra = (pairwise_distance(features, features) * same).sum(1) / (count - 1)
+        within = euclidean_distances(features, features, normalized=normalized)
+        intra = (within * same).sum(1) / (count - 1)
         cross = (cross_distance * same).sum(1) / count
         terms.append((cross - intra).square().mean())
     return 0.5 * (terms[0] + terms[1])
+
+
+def _validate(visible: Features, infrared: Features, labels: Tensor) -> None:
+    if isinstance(visible, Tensor) and isinstance(infrared, Tensor):
+        require(
+            visible.shape == infrared.shape, _LOSS, "infrared",
+            f"have the shape of visible {tuple(visible.shape)}", tuple(infrared.shape),
+        )  # fmt: skip
+    if not may_read(labels):
+        return
+    single = int((torch.unique(labels, return_counts=True)[1] == 1).sum())
+    require(
+        single == 0, _LOSS, "labels", "hold each identity at least twice", f"{single} single rows",
+        "Set two or more instances per identity in the sampler.",
+    )  # fmt: skip

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vireid_fast.ops import pairwise_distance
+from vireid_fast.losses.gram import Features, euclidean_distances
 
 
 def weighted_regularized_triplet(
-    features: Tensor, labels: Tensor, *, parity: bool = False
+    features: Features, labels: Tensor, *, parity: bool = False
 ) -> Tensor:
     """Softplus of softmax-weighted positive minus softmax-weighted negative distance.
 
@@ -18,7 +18,7 @@ def weighted_regularized_triplet(
     D is Euclidean over the whole batch, self included, features not normalised.
 
     Args:
-        features: Shape (B, D).
+        features: Shape (B, D), or a `FeatureGram` of them.
         labels: Shape (B,), int64.
         parity: True computes the weights as the published code does: the subtracted maximum is
             taken over the masked matrix (so it is 0 for negatives) and 1e-6 joins the
@@ -26,9 +26,9 @@ def weighted_regularized_triplet(
             than about 14. False (default) is the formula above.
 
     Returns:
-        Scalar.
+        Scalar, float64 for float64 features, else float32.
     """
-    distance = pairwise_distance(features.float(), features.float())
+    distance = euclidean_distances(features, features)
     positive = labels[:, None] == labels[None, :]
     weigh = _weights_as_published if parity else _weights
     hardest_positive = (weigh(distance, positive) * distance).sum(1)
