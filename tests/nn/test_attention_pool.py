@@ -59,7 +59,8 @@ def test_state_dict_names_and_gradcheck():
     assert set(pool.state_dict()) == {"positional_embedding"} | {
         f"{letter}_proj.{part}" for letter in "qkvc" for part in ("weight", "bias")
     }
-    assert torch.autograd.gradcheck(pool, torch.randn(2, 6, 2, 1, dtype=torch.float64).requires_grad_())
+    images = torch.randn(2, 6, 2, 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(pool, images.requires_grad_())
 
 
 def test_strides_do_not_matter():

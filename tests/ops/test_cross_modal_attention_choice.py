@@ -40,8 +40,8 @@ def calls(monkeypatch):
 @needs_kernel
 @pytest.mark.parametrize("dtype", plan.KERNEL_DTYPES, ids=str)
 def test_auto_takes_what_the_plan_says(dtype, calls):
-    limit = plan.KERNEL_TOKENS["cpu", dtype]
-    for tokens in (1, limit, limit + 1):
+    limit = plan.KERNEL_TOKENS["cpu"]
+    for tokens in {1, max(1, limit), limit + 1}:
         expected = "sdpa" if tokens > limit else "kernel"
         assert attention_plan((1, 1, tokens, 32), dtype, "cpu").backend == expected
         assert attention_plan((1, 1, 1, tokens, 32), dtype, "cpu").backend == expected
@@ -58,6 +58,13 @@ def test_plan_says_why():
     assert "CPU and CUDA" in attention_plan((2, 4, 12, 64), "float32", "meta").reason
     long = attention_plan((2, 4, 100_000, 64), "torch.bfloat16", torch.device("cpu"))
     assert long.backend == "sdpa"
+
+
+def test_plan_without_vector_instructions(monkeypatch):
+    monkeypatch.setattr(plan, "HAS_EXTENSION", True)
+    monkeypatch.setitem(plan.KERNEL_TOKENS, "cpu", 0)
+    chosen = attention_plan((2, 4, 12, 64), "float32", "cpu")
+    assert chosen.backend == "sdpa" and "vector instructions" in chosen.reason
 
 
 def test_plan_without_what_must_be_built(monkeypatch):

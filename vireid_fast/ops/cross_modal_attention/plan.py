@@ -4,11 +4,18 @@ The rule of "auto":
 
 - "kernel", our kernel of the tensors' device, up to a number of tokens per sequence, because it
   wastes no work on short and odd lengths and starts all sequences and directions at once.
-- "sdpa", torch's scaled_dot_product_attention, beyond it, where the work is one large matrix
-  product, and wherever the kernel cannot go: float64, head sizes it was not made for, other
-  devices, an extension that was not built.
+- "sdpa", torch's scaled_dot_product_attention, beyond it, and wherever the kernel cannot go:
+  float64, head sizes it was not made for, other devices, an extension that was not built.
 
-The limits below are measured where it says so, and first guesses elsewhere.
+The limits:
+
+- CPU with AVX2 or AVX-512: 5000 tokens, the longest length measured. On an AVX-512 machine the
+  kernel was 1.5 times as fast as SDPA or more at 12 to 5000 tokens, forward and backward, in
+  float32 and in halves, on one and on two threads (benchmarks/results/attention/cpu.json shows
+  float32); held to AVX2 it was ahead by 1.1 to 1.3. Its scratch grows with the length.
+- CPU with neither: never. The kernel is not vectorised there, torch's matrix products are.
+- CUDA: 512 tokens, not measured yet. Published kernels are tuned from 512 tokens up, and the
+  arithmetic of tile quantisation says that they lose below.
 """
 
 import importlib.util
@@ -18,22 +25,15 @@ from typing import NamedTuple
 import torch
 
 from vireid_fast._checks import require, require_choice
-from vireid_fast._extension import HAS_EXTENSION
+from vireid_fast._extension import HAS_EXTENSION, instruction_set
 
 _OP = "attention_plan"
 BACKENDS = ("auto", "kernel", "sdpa", "xformers", "reference")
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = (*KERNEL_DTYPES, torch.float64)
 
-KERNEL_TOKENS = {
-    ("cpu", torch.float32): 512,
-    ("cpu", torch.float16): 512,
-    ("cpu", torch.bfloat16): 512,
-    ("cuda", torch.float32): 512,
-    ("cuda", torch.float16): 512,
-    ("cuda", torch.bfloat16): 512,
-}
-"""Longest sequence, of queries or keys, that "auto" gives to the kernel."""
+KERNEL_TOKENS = {"cpu": 0 if instruction_set() == "baseline" else 5000, "cuda": 512}
+"""Longest sequence, of queries or keys, that "auto" gives to the kernel on a kind of device."""
 
 BUILD_CPU = "Build it: VIREID_BUILD=cpu pip install --no-build-isolation -e ."
 
@@ -100,7 +100,9 @@ def choose(tokens: int, width: int, dtype: torch.dtype, device: torch.device) ->
     obstacles = kernel_obstacles(width, dtype, device)
     if obstacles:
         return AttentionPlan("sdpa", "the kernel does not apply: " + "; ".join(obstacles))
-    limit = KERNEL_TOKENS[device.type, dtype]
+    limit = KERNEL_TOKENS[device.type]
+    if limit == 0:
+        return AttentionPlan("sdpa", "this machine has no vector instructions for the kernel")
     if tokens > limit:
         return AttentionPlan("sdpa", f"sequences of more than {limit} tokens are faster there")
     return AttentionPlan("kernel", f"sequences of at most {limit} tokens are faster there")
