@@ -40,20 +40,25 @@ def require_tensor(what: str, argument: str, value: object) -> None:
 
 def require_dtype(what: str, argument: str, value: Tensor, dtypes: Sequence[torch.dtype]) -> None:
     """Raise TypeError unless the tensor has one of `dtypes`."""
+    # The sentence is made on failure only: these checks stand before every call of an op.
+    if isinstance(value, Tensor) and value.dtype in dtypes:
+        return
     require_tensor(what, argument, value)
     names = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     require(
-        value.dtype in dtypes, what, argument, f"be {names}", value.dtype,
+        False, what, argument, f"be {names}", value.dtype,
         f"Convert with {argument}.to(torch.{names.split(' or ')[0]}).", TypeError,
     )  # fmt: skip
 
 
 def require_shape(what: str, argument: str, value: Tensor, shape: Sequence[int | str]) -> None:
     """Raise ValueError unless the tensor has `shape`; a string entry names a free size."""
-    require_tensor(what, argument, value)
-    fits = value.dim() == len(shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
-    )
+    if not isinstance(value, Tensor):
+        require_tensor(what, argument, value)
+    sizes = value.shape
+    fits = len(sizes) == len(shape)
+    for want, have in zip(shape, sizes, strict=False):
+        fits = fits and (want == have or isinstance(want, str))
     # The sentence is made on failure only: torch.compile cannot print a symbolic size.
     if not fits:
         text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
@@ -82,8 +87,9 @@ def require_finite(what: str, argument: str, value: Tensor) -> None:
 
 def require_choice(what: str, argument: str, value: object, choices: Iterable[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    options = list(choices)
-    require(value in options, what, argument, f"be one of {options}", repr(value))
+    options = choices if isinstance(choices, tuple) else list(choices)
+    if value not in options:
+        require(False, what, argument, f"be one of {list(options)}", repr(value))
 
 
 def require_no_grad(what: str, **tensors: Tensor) -> None:

@@ -1,13 +1,14 @@
 """Input factories and the error-budget assertion, shared by tests and benchmarks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vireid_fast.ops import AttentionIndex
+from vireid_fast.ops import AttentionIndex, TokenNorm, TokenSource
+from vireid_fast.ops.prompt_injection.sources import Mode
 from vireid_fast.ops.sparse_rows import SparseRows
 
 
@@ -209,3 +210,79 @@ def grouped_rows(
             patches = range(1 + group * stripe, 1 + (group + 1) * stripe)
             sequences.append(firsts + [first + patch for first in firsts for patch in patches])
     return sequences, clips * frames * tokens
+
+
+class InjectionCase(NamedTuple):
+    """Sizes of one call of `inject_tokens`.
+
+    `modes` names the sources in turn: the first has labels, the second differs per item, the third
+    is shared by all items, the fourth has labels again.
+    """
+
+    batch: int
+    length: int
+    width: int
+    modes: tuple[Mode, ...]
+    shared_stream: bool = True
+
+    def __str__(self) -> str:
+        stream = "shared" if self.shared_stream else "per item"
+        return f"{self.batch}x{self.length}x{self.width} {stream} {'+'.join(self.modes)}"
+
+
+class InjectionInputs(NamedTuple):
+    """Arguments of `inject_tokens`."""
+
+    stream: Tensor
+    sources: tuple[TokenSource, ...]
+    positions: Tensor
+    norm: TokenNorm
+
+    def floats(self) -> list[Tensor]:
+        """The tensors that may have a gradient: stream, positions, weight, bias, tokens."""
+        tokens = [source.tokens for source in self.sources]
+        return [self.stream, self.positions, *self.norm[:2], *tokens]
+
+    def with_floats(self, floats: Sequence[Tensor]) -> "InjectionInputs":
+        """The same arguments with other tensors, in the order of `floats()`."""
+        stream, positions, weight, bias, *tokens = floats
+        pairs = zip(self.sources, tokens, strict=True)
+        sources = tuple(source._replace(tokens=values) for source, values in pairs)
+        norm = self.norm._replace(weight=weight, bias=bias)
+        return InjectionInputs(stream, sources, positions, norm)
+
+
+def make_injection_inputs(
+    case: InjectionCase,
+    *,
+    dtype: torch.dtype = torch.float32,
+    source_dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> InjectionInputs:
+    """Random arguments of `inject_tokens`; all but the stream have `source_dtype`."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = 5
+
+    def random(*shape: int, kind: torch.dtype | None = source_dtype) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return values.to(device=device, dtype=kind or dtype)
+
+    def labels() -> Tensor:
+        return torch.randint(0, classes, (case.batch,), generator=generator).to(device)
+
+    shape = (case.length, case.width)
+    stream = random(*(shape if case.shared_stream else (case.batch, *shape)), kind=dtype)
+    rows = (classes, 2), (case.batch, 1), (1, 3), (classes, 1)
+    starts = 1, 2, 0, 3
+    sources = tuple(
+        TokenSource(
+            random(*rows[k], case.width), starts[k], None if k in (1, 2) else labels(), mode
+        )
+        for k, mode in enumerate(case.modes)
+    )
+    inserted = sum(rows[k][1] for k, mode in enumerate(case.modes) if mode == "insert")
+    positions = random(case.length + inserted, case.width)
+    return InjectionInputs(
+        stream, sources, positions, TokenNorm(random(case.width), random(case.width), 1e-5)
+    )

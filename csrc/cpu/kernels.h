@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../isa.h"
+#include "rows.h"
 
 namespace vireid_fast {
 
@@ -19,9 +20,29 @@ template <typename T>
 using DistanceTile = void (*)(Product product, const T* x, int64_t rows, const T* y, int64_t cols,
                               int64_t width, T* out, int64_t out_stride);
 
+// out = the rows added in their order: in float64 if out is float64 (all rows are then), else in
+// float32. No rows give zeros. Every row has `width` elements without gaps.
+using SumRows = void (*)(const Row* rows, int64_t count, int64_t width, OutRow out);
+
+// out = (row - mean) * rstd * weight + bias. `row` and `out` have room for the width rounded up to
+// 64 bytes, and the padding of `row` is overwritten.
+template <typename S>
+using NormalizeRow = void (*)(const NormRow<S>& norm, S* row, S* out, S* mean, S* rstd);
+
+// Adds to grad_row, grad_weight and grad_bias what `grad`, the gradient of normalize_row's output,
+// gives. Rows are padded as there, `row` by any finite value and `grad` by zeros.
+template <typename S>
+using NormalizeRowBwd = void (*)(const NormRow<S>& norm, const S* row, const S* grad, S mean,
+                                 S rstd, S* grad_row, S* grad_weight, S* grad_bias);
+
 struct Kernels {
   DistanceTile<float> distance_tile_f32;
   DistanceTile<double> distance_tile_f64;
+  SumRows sum_rows;
+  NormalizeRow<float> normalize_row_f32;
+  NormalizeRow<double> normalize_row_f64;
+  NormalizeRowBwd<float> normalize_row_bwd_f32;
+  NormalizeRowBwd<double> normalize_row_bwd_f64;
 
   template <typename T>
   DistanceTile<T> distance_tile() const {
@@ -29,6 +50,24 @@ struct Kernels {
       return distance_tile_f32;
     } else {
       return distance_tile_f64;
+    }
+  }
+
+  template <typename S>
+  NormalizeRow<S> normalize_row() const {
+    if constexpr (sizeof(S) == sizeof(float)) {
+      return normalize_row_f32;
+    } else {
+      return normalize_row_f64;
+    }
+  }
+
+  template <typename S>
+  NormalizeRowBwd<S> normalize_row_bwd() const {
+    if constexpr (sizeof(S) == sizeof(float)) {
+      return normalize_row_bwd_f32;
+    } else {
+      return normalize_row_bwd_f64;
     }
   }
 };

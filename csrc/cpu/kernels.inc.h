@@ -139,9 +139,16 @@ void distance_tile(Product product, const T* x, int64_t rows, const T* y, int64_
 
 }  // namespace
 
+#include "rows.inc.h"
+
 const Kernels VIREID_TABLE = {
     distance_tile<float>,
     distance_tile<double>,
+    sum_rows,
+    normalize_row<float>,
+    normalize_row<double>,
+    normalize_row_bwd<float>,
+    normalize_row_bwd<double>,
 };
 
 }  // namespace vireid_fast

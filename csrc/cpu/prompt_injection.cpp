@@ -1,140 +1,176 @@
-// Prompt assembly on the CPU and the gradient of its context, both over rows of the width.
+// Token injection on the CPU: streams in which sources of tokens replace, join or add to what is
+// there, with positions and layer normalisation. Every output row is the sum of a few rows.
 #include <torch/csrc/stable/library.h>
-#include <torch/headeronly/core/Dispatch_v2.h>
 
-#include <algorithm>
-#include <type_traits>
-#include <vector>
+#include <cstring>
+#include <tuple>
 
-#include "../checks.h"
+#include "tensor_rows.h"
+#include "token_layout.h"
 
 namespace vireid_fast {
 namespace {
 
-constexpr const char* kForward = "prompt_injection";
-constexpr const char* kBackward = "prompt_injection_bwd";
-constexpr int64_t kElementsPerTask = 1 << 15;
+constexpr const char* kOp = "prompt_injection";
 
-template <typename T>
-using Sum = std::conditional_t<sizeof(T) < sizeof(float), float, T>;
-
-int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, kElementsPerTask / (width + 1)); }
-
-void check_labels(const char* op, const int64_t* labels, int64_t count, int64_t classes) {
-  for (int64_t b = 0; b < count; ++b) {
-    STD_TORCH_CHECK(labels[b] >= 0 && labels[b] < classes, op, ": labels must be in [0, ", classes,
-                    "), got ", labels[b], " at position ", b, ".");
-  }
-}
-
-void check_window(const char* op, int64_t start, int64_t slots, int64_t length) {
-  STD_TORCH_CHECK(start >= 0 && slots >= 0 && start + slots <= length, op,
-                  ": the context must lie within the ", length, " tokens, got [", start, ", ",
-                  start + slots, ").");
-}
-
-template <typename T>
-void add_rows(const T* a, const T* b, int64_t width, T* out) {
-  for (int64_t w = 0; w < width; ++w) {
-    out[w] = static_cast<T>(static_cast<Sum<T>>(a[w]) + static_cast<Sum<T>>(b[w]));
-  }
-}
-
-struct Sizes {
-  int64_t prompts, length, width, classes, slots, start;
+struct Source {
+  Rows tokens;
+  int64_t slots;
+  ItemClasses classes;
 };
 
-template <typename T>
-void assemble(const Sizes& n, const T* prompt, const T* positions, const T* context,
-              const int64_t* labels, T* out) {
-  const auto fill = [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t token = row % n.length;
-      const int64_t slot = token - n.start;
-      const bool learned = slot >= 0 && slot < n.slots;
-      const T* source = learned ? context + (labels[row / n.length] * n.slots + slot) * n.width
-                                : prompt + token * n.width;
-      add_rows(source, positions + token * n.width, n.width, out + row * n.width);
+// The rows that make up one output token: of the stream and of each source, -1 for none.
+struct Origin {
+  int64_t stream = -1;
+  std::array<int64_t, kMaxSources> slots{-1, -1, -1, -1};
+};
+
+std::vector<Origin> origins_of(const TokenLayout& layout) {
+  std::vector<Origin> origins(layout.length);
+  for (size_t part = 0; part < layout.targets.size(); ++part) {
+    for (size_t i = 0; i < layout.targets[part].size(); ++i) {
+      const int64_t target = layout.targets[part][i];
+      if (target < 0) continue;
+      Origin& origin = origins[target];
+      (part == 0 ? origin.stream : origin.slots[part - 1]) = static_cast<int64_t>(i);
     }
-  };
-  torch::stable::parallel_for(0, n.prompts * n.length, rows_per_task(n.width), fill);
+  }
+  return origins;
 }
 
-// Sums the prompts of each class in index order, so that the result does not depend on threads.
-template <typename T>
-void reduce_context(const Sizes& n, const T* grad, const std::vector<int64_t>& order,
-                    const std::vector<int64_t>& offsets, T* out) {
+struct Assembly {
+  Rows stream;
+  int64_t stream_items;  // rows of the stream from one item to the next, 0 if they share it
+  std::vector<Source> sources;
+  std::optional<Rows> positions;
+  std::vector<Origin> origins;
+
+  int64_t rows_of(int64_t item, int64_t token, Row* rows) const {
+    const Origin& origin = origins[token];
+    int64_t count = 0;
+    if (origin.stream >= 0) rows[count++] = stream[item * stream_items + origin.stream];
+    for (size_t k = 0; k < sources.size(); ++k) {
+      if (origin.slots[k] < 0) continue;
+      const int64_t first = sources[k].classes[item] * sources[k].slots;
+      rows[count++] = sources[k].tokens[first + origin.slots[k]];
+    }
+    if (positions) rows[count++] = (*positions)[token];
+    return count;
+  }
+};
+
+// The tokens after each token, itself included, that are the same in all items without a break.
+std::vector<int64_t> constant_runs(const Assembly& assembly) {
+  std::vector<int64_t> runs(assembly.origins.size() + 1, 0);
+  for (size_t t = assembly.origins.size(); t-- > 0;) {
+    const Origin& origin = assembly.origins[t];
+    bool constant = origin.stream < 0 || assembly.stream_items == 0;
+    for (size_t k = 0; k < assembly.sources.size(); ++k) {
+      constant = constant && (origin.slots[k] < 0 || assembly.sources[k].classes.shared());
+    }
+    runs[t] = constant ? runs[t + 1] + 1 : 0;
+  }
+  runs.pop_back();
+  return runs;
+}
+
+// The first item is summed in full; the others copy what is the same in all from it, since a copy
+// of several rows takes half the time of summing them again.
+void assemble(const Assembly& assembly, int64_t batch, int64_t width, const Rows& out) {
+  const int64_t length = static_cast<int64_t>(assembly.origins.size());
+  const std::vector<int64_t> runs = constant_runs(assembly);
+  const auto sum_rows = kernels().sum_rows;
   const auto fill = [&](int64_t begin, int64_t end) {
-    std::vector<Sum<T>> sums(n.width);
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t label = row / n.slots;
-      const int64_t token = n.start + row % n.slots;
-      std::fill(sums.begin(), sums.end(), Sum<T>(0));
-      for (int64_t i = offsets[label]; i < offsets[label + 1]; ++i) {
-        const T* source = grad + (order[i] * n.length + token) * n.width;
-        for (int64_t w = 0; w < n.width; ++w) sums[w] += static_cast<Sum<T>>(source[w]);
+    std::array<Row, kMaxSources + 2> rows;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t token = r % length;
+      if (r >= length && runs[token] > 0) {
+        const int64_t copied = std::min(runs[token], end - r);
+        std::memcpy(out.out(r).data, out[token].data, copied * out.stride);
+        r += copied - 1;
+        continue;
       }
-      T* target = out + row * n.width;
-      for (int64_t w = 0; w < n.width; ++w) target[w] = static_cast<T>(sums[w]);
+      const int64_t count = assembly.rows_of(r / length, token, rows.data());
+      sum_rows(rows.data(), count, width, out.out(r));
     }
   };
-  torch::stable::parallel_for(0, n.classes * n.slots, rows_per_task(n.width), fill);
+  const int64_t first = std::min<int64_t>(batch, 1) * length;
+  torch::stable::parallel_for(0, first, rows_per_task(width), fill);
+  torch::stable::parallel_for(first, batch * length, rows_per_task(width), fill);
 }
 
-Tensor prompt_injection_cpu(const Tensor& prompt, const Tensor& positions, const Tensor& context,
-                            const Tensor& labels, int64_t start) {
-  check_rank(kForward, "template", prompt, 2);
-  check_rank(kForward, "positions", positions, 2);
-  check_rank(kForward, "context", context, 3);
-  check_rank(kForward, "labels", labels, 1);
-  const Sizes n{labels.size(0),  prompt.size(0),  prompt.size(1),
-                context.size(0), context.size(1), start};
-  check_size(kForward, "positions", positions, 0, n.length);
-  check_size(kForward, "positions", positions, 1, n.width);
-  check_size(kForward, "context", context, 2, n.width);
-  check_same_dtype(kForward, "positions", positions, "template", prompt);
-  check_same_dtype(kForward, "context", context, "template", prompt);
-  check_dtype(kForward, "labels", labels, ScalarType::Long);
-  check_window(kForward, start, n.slots, n.length);
-  const Tensor rows = torch::stable::contiguous(prompt);
-  const Tensor offsets = torch::stable::contiguous(positions);
-  const Tensor learned = torch::stable::contiguous(context);
-  const Tensor classes = torch::stable::contiguous(labels);
-  const int64_t* label = classes.const_data_ptr<int64_t>();
-  check_labels(kForward, label, n.prompts, n.classes);
-  Tensor out = torch::stable::new_empty(prompt, {n.prompts, n.length, n.width});
-  THO_DISPATCH_V2(prompt.scalar_type(), "prompt_injection_cpu", AT_WRAP([&] {
-    assemble<scalar_t>(n, rows.const_data_ptr<scalar_t>(), offsets.const_data_ptr<scalar_t>(),
-                       learned.const_data_ptr<scalar_t>(), label,
-                       out.mutable_data_ptr<scalar_t>());
-  }), AT_EXPAND(AT_FLOATING_TYPES), ScalarType::Half, ScalarType::BFloat16);
-  return out;
+// Normalises a block of rows that the cache still holds.
+template <typename S>
+void normalize(const NormRow<S>& norm, int64_t rows, const Rows& out, const Rows& normalized,
+               S* statistics) {
+  const auto sum_rows = kernels().sum_rows;
+  const auto normalize_row = kernels().normalize_row<S>();
+  const auto fill = [&](int64_t begin, int64_t end) {
+    std::vector<S> wide(padded<S>(norm.width));
+    std::vector<S> result(padded<S>(norm.width));
+    for (int64_t r = begin; r < end; ++r) {
+      widen(out[r], norm.width, wide.data());
+      normalize_row(norm, wide.data(), result.data(), statistics + r, statistics + rows + r);
+      const Row row{result.data(), kSumStorage<S>};
+      sum_rows(&row, 1, norm.width, normalized.out(r));
+    }
+  };
+  torch::stable::parallel_for(0, rows, rows_per_task(norm.width), fill);
 }
 
-Tensor prompt_injection_bwd_cpu(const Tensor& grad, const Tensor& labels, int64_t num_classes,
-                                int64_t context_length, int64_t start) {
-  check_rank(kBackward, "grad", grad, 3);
-  check_rank(kBackward, "labels", labels, 1);
-  check_size(kBackward, "labels", labels, 0, grad.size(0));
-  check_dtype(kBackward, "labels", labels, ScalarType::Long);
-  const Sizes n{grad.size(0), grad.size(1), grad.size(2), num_classes, context_length, start};
-  check_window(kBackward, start, n.slots, n.length);
-  const Tensor rows = torch::stable::contiguous(grad);
-  const Tensor classes = torch::stable::contiguous(labels);
-  const int64_t* label = classes.const_data_ptr<int64_t>();
-  check_labels(kBackward, label, n.prompts, n.classes);
-  std::vector<int64_t> offsets(n.classes + 1, 0);
-  for (int64_t b = 0; b < n.prompts; ++b) ++offsets[label[b] + 1];
-  for (int64_t c = 0; c < n.classes; ++c) offsets[c + 1] += offsets[c];
-  std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
-  std::vector<int64_t> order(n.prompts);
-  for (int64_t b = 0; b < n.prompts; ++b) order[next[label[b]]++] = b;
-  Tensor out = torch::stable::new_empty(grad, {n.classes, n.slots, n.width});
-  THO_DISPATCH_V2(grad.scalar_type(), "prompt_injection_bwd_cpu", AT_WRAP([&] {
-    reduce_context<scalar_t>(n, rows.const_data_ptr<scalar_t>(), order, offsets,
-                             out.mutable_data_ptr<scalar_t>());
-  }), AT_EXPAND(AT_FLOATING_TYPES), ScalarType::Half, ScalarType::BFloat16);
-  return out;
+std::vector<int64_t> sizes_of(const std::vector<Tensor>& tensors, int64_t dim) {
+  std::vector<int64_t> sizes;
+  for (const Tensor& tensor : tensors) sizes.push_back(tensor.size(dim));
+  return sizes;
+}
+
+std::tuple<Tensor, Tensor, Tensor> prompt_injection_cpu(
+    const Tensor& stream, const std::vector<Tensor>& tokens,
+    const std::vector<std::optional<Tensor>>& labels, const std::vector<int64_t>& starts,
+    const std::vector<int64_t>& modes, const std::optional<Tensor>& positions,
+    const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
+    int64_t batch, ScalarType dtype) {
+  const int64_t rank = stream.dim();
+  STD_TORCH_CHECK(rank == 2 || (rank == 3 && stream.size(0) == batch), kOp,
+                  ": stream must have shape (L, W) or (", batch, ", L, W).");
+  STD_TORCH_CHECK(labels.size() == tokens.size(), kOp, ": every source must have labels.");
+  for (const Tensor& source : tokens) check_rank(kOp, "tokens", source, 3);
+  const int64_t width = stream.size(rank - 1);
+  const int64_t stream_length = stream.size(rank - 2);
+  const TokenLayout layout(kOp, stream_length, sizes_of(tokens, 1), starts, modes);
+  Assembly assembly{Rows(kOp, stream, width), rank == 3 ? stream_length : 0, {}, {},
+                    origins_of(layout)};
+  for (size_t k = 0; k < tokens.size(); ++k) {
+    assembly.sources.push_back({Rows(kOp, tokens[k], width), tokens[k].size(1),
+                                ItemClasses(kOp, labels[k], tokens[k].size(0), batch)});
+  }
+  if (positions) {
+    check_rank(kOp, "positions", *positions, 2);
+    check_size(kOp, "positions", *positions, 0, layout.length);
+    assembly.positions.emplace(kOp, *positions, width);
+  }
+  const Tensor out = torch::stable::new_empty(stream, {batch, layout.length, width}, dtype);
+  const Rows out_rows(kOp, out, width);
+  check_sums(kOp, stream, out);
+  for (const Tensor& source : tokens) check_sums(kOp, source, out);
+  for (const auto& optional : {positions, weight, bias}) {
+    if (optional) check_sums(kOp, *optional, out);
+  }
+  assemble(assembly, batch, width, out_rows);
+  if (!weight) return {out, no_output(out), no_output(out, /*sums=*/true)};
+  const bool wide = dtype == ScalarType::Double;
+  const ScalarType sums = wide ? ScalarType::Double : ScalarType::Float;
+  const Tensor normalized = torch::stable::new_empty(out, {batch, layout.length, width});
+  const Tensor statistics = torch::stable::new_empty(out, {2, batch, layout.length}, sums);
+  const Rows normalized_rows(kOp, normalized, width);
+  const auto run = [&]<typename S>(S epsilon) {
+    const std::vector<S> scale = widened<S>(kOp, weight, width);
+    const std::vector<S> shift = widened<S>(kOp, bias, width);
+    normalize<S>({scale.data(), shift.data(), epsilon, width}, batch * layout.length, out_rows,
+                 normalized_rows, statistics.mutable_data_ptr<S>());
+  };
+  wide ? run(eps) : run(static_cast<float>(eps));
+  return {out, normalized, statistics};
 }
 
 }  // namespace
@@ -142,5 +178,4 @@ Tensor prompt_injection_bwd_cpu(const Tensor& grad, const Tensor& labels, int64_
 
 STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CPU, m) {
   m.impl("prompt_injection_fwd", TORCH_BOX(&vireid_fast::prompt_injection_cpu));
-  m.impl("prompt_injection_bwd", TORCH_BOX(&vireid_fast::prompt_injection_bwd_cpu));
 }

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vireid_fast._extension import HAS_EXTENSION
-from vireid_fast.ops import prompt_injection
+from vireid_fast._extension import HAS_EXTENSION, INSTRUCTION_SETS, limit_instruction_set
+from vireid_fast.ops import TokenNorm, prompt_injection
 from vireid_fast.ops.prompt_injection import reference
 from vireid_fast.ops.prompt_injection.op import prompt_injection_bwd_op, prompt_injection_fwd_op
 from vireid_fast.testing import assert_error_budget, make_prompt_inputs
@@ -21,8 +21,27 @@ SIZES = [
     (0, 5, 8, 0, 2, 1),
     (3, 4, 0, 2, 2, 1),
 ]
+HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 needs_extension = pytest.mark.skipif(not HAS_EXTENSION, reason="the CPU extension is not built")
+
+
+def raw_forward(inputs):
+    """Arguments of the raw forward op."""
+    template, positions, context, labels, start = inputs
+    source = ([context], [labels], [start], [0])
+    return (template, *source, positions, None, None, 0.0, len(labels), template.dtype)
+
+
+def raw_backward(grad, labels, classes, slots, start):
+    """Arguments of the raw backward op that ask for the gradient of the context alone."""
+    layout = ([labels], [start], [0], [classes], [slots], True, grad.shape[1])
+    return (grad, None, None, None, None, *layout, [0, 0, 0, 1])
+
+
+def context_gradient(*arguments):
+    *_, [gradient] = prompt_injection_bwd_op(*raw_backward(*arguments))
+    return gradient
 
 
 def leaves(inputs, dtype=None):
@@ -92,17 +111,17 @@ def test_context_of_absent_class_has_zero_gradient(device):
 @needs_extension
 def test_repeats_accumulate_in_index_order():
     grad = torch.tensor([1e8, 1.0, -1e8, 1.0]).reshape(4, 1, 1)
-    out = prompt_injection_bwd_op(grad, torch.zeros(4, dtype=torch.int64), 1, 1, 0)
+    out = context_gradient(grad, torch.zeros(4, dtype=torch.int64), 1, 1, 0)
     # ((1e8 + 1) - 1e8) + 1 in float32; another order gives 2 or 0.
     assert out.item() == 1.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_gradient_is_summed_in_float32(dtype, device):
     # 4096 ones saturate a half-precision running sum.
     grad = torch.ones(4096, 1, 2, dtype=dtype, device=device)
     labels = torch.zeros(4096, dtype=torch.int64, device=device)
-    out = prompt_injection_bwd_op(grad, labels, 1, 1, 0)
+    out = context_gradient(grad, labels, 1, 1, 0)
     assert torch.equal(out, torch.full_like(out, 4096))
 
 
@@ -144,12 +163,12 @@ def test_registration(dtype, device):
     inputs = make_prompt_inputs(5, 6, 8, 3, 2, 1, dtype=dtype, device=device)
     permuted = inputs._replace(template=inputs.template.T.contiguous().T)
     for arguments in (inputs, permuted, inputs._replace(labels=inputs.labels[:0])):
-        torch.library.opcheck(prompt_injection_fwd_op, tuple(arguments))
+        torch.library.opcheck(prompt_injection_fwd_op, raw_forward(arguments))
     grad = torch.randn(5, 6, 8, device=device).to(dtype)
     strided = grad.transpose(0, 2).contiguous().transpose(0, 2)
     for value, labels in ((grad, inputs.labels), (strided, inputs.labels),
                           (grad[:0], inputs.labels[:0])):  # fmt: skip
-        torch.library.opcheck(prompt_injection_bwd_op, (value, labels, 3, 2, 1))
+        torch.library.opcheck(prompt_injection_bwd_op, raw_backward(value, labels, 3, 2, 1))
 
 
 def test_compiles_with_dynamic_shapes(device):
@@ -189,6 +208,15 @@ def test_rejects_bad_arguments():
         call(positions=good.positions[:5])
     with pytest.raises(ValueError, match=r"context must have shape \(C, M, 4\)"):
         call(context=good.context[..., :3])
+    with pytest.raises(ValueError, match=r"context must have at most 6 tokens.*, got 7"):
+        call(context=torch.randn(2, 7, 4))
+    with pytest.raises(TypeError, match=r"start must be an integer, got 1.5"):
+        call(start=1.5)
+    with pytest.raises(TypeError, match=r"labels must be a torch.Tensor, got NoneType"):
+        call(labels=None)
+    with pytest.raises(TypeError, match=r"template must be float16 or float32, got torch.float64"):
+        prompt_injection(*make_prompt_inputs(3, 6, 4, 2, 2, 1, dtype=torch.float64),
+                         out_dtype=torch.float16)  # fmt: skip
     with pytest.raises(ValueError, match=r"labels must have shape \(B,\)"):
         call(labels=good.labels[None])
     with pytest.raises(ValueError, match=r"start must be in \[0, 4\], .*, got 5"):
@@ -211,15 +239,91 @@ def test_reference_backward_matches_naive_loop():
     expected = torch.zeros(3, 2, 3, dtype=torch.float64)
     for b in range(5):
         expected[labels[b]] += grad[b, 1:3]
-    torch.testing.assert_close(reference.prompt_injection_bwd(grad, labels, 3, 2, 1), expected)
+    *_, [gradient] = reference.prompt_injection_bwd(*raw_backward(grad, labels, 3, 2, 1))
+    torch.testing.assert_close(gradient, expected)
 
 
 @needs_extension
 def test_raw_op_rejects_what_memory_safety_forbids():
     good = make_prompt_inputs(3, 6, 4, 2, 2, 1)
     with pytest.raises(RuntimeError, match=r"labels must be in \[0, 2\), got 7 at position 1"):
-        prompt_injection_fwd_op(*good._replace(labels=torch.tensor([0, 7, 1])))
-    with pytest.raises(RuntimeError, match=r"context must lie within the 6 tokens, got \[5, 7\)"):
-        prompt_injection_fwd_op(*good._replace(start=5))
+        prompt_injection_fwd_op(*raw_forward(good._replace(labels=torch.tensor([0, 7, 1]))))
+    with pytest.raises(RuntimeError, match=r"source must lie within the 6 tokens, got \[5, 7\)"):
+        prompt_injection_fwd_op(*raw_forward(good._replace(start=5)))
     with pytest.raises(RuntimeError, match=r"labels must be in \[0, 1\), got 1 at position 0"):
-        prompt_injection_bwd_op(torch.zeros(2, 3, 4), torch.tensor([1, 0]), 1, 1, 0)
+        context_gradient(torch.zeros(2, 3, 4), torch.tensor([1, 0]), 1, 1, 0)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_casts_where_dtypes_differ(dtype, device):
+    inputs = make_prompt_inputs(9, 12, 67, 3, 4, 5, device=device)
+    template, positions, context, labels, start = leaves(inputs)
+    out = prompt_injection(template, positions, context, labels, start, out_dtype=dtype)
+    assert out.dtype == dtype
+    # One rounding of the sum in float32.
+    assert torch.equal(out, prompt_injection(*inputs).to(dtype))
+    weight = torch.randn(9, 12, 67, device=device).to(dtype)
+    grads = torch.autograd.grad(out, (template, positions, context), weight)
+    assert {grad.dtype for grad in grads} == {torch.float32}
+    expected = gradients(inputs, torch.float32, backend="reference", weight=weight)
+    for actual, plain in zip(grads, expected, strict=True):
+        torch.testing.assert_close(actual, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_instruction_sets_agree(dtype):
+    inputs = make_prompt_inputs(40, 9, 131, 7, 4, 3)
+    norm = TokenNorm(torch.randn(131), torch.randn(131))
+    results = []
+    for name in INSTRUCTION_SETS:
+        with limit_instruction_set(name):
+            template, positions, context, labels, start = leaves(inputs)
+            out = prompt_injection(
+                template, positions, context, labels, start, norm=norm, out_dtype=dtype
+            )
+            loss = (out.tokens.float().sin() * out.normalized.float()).sum()
+            grads = torch.autograd.grad(loss, (template, positions, context))
+            results.append((*out, *grads))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needs_extension
+def test_special_values_round_as_torch_rounds():
+    # Every bfloat16, its neighbours in float32, and the edges of the float16 range.
+    bits = torch.arange(-(2**15), 2**15).int() << 16
+    values = torch.cat([bits, bits + 1, bits + 0x7FFF, bits + 0x8000, bits + 0x8001])
+    values = values.view(torch.float32)
+    edges = torch.tensor([65504.0, 65519.9, 65520.0, 6.1e-5, 5.96e-8, 2.98e-8, 2.99e-8, 0.0, -0.0])
+    values = torch.cat([values, edges, -edges])[None]
+    labels = torch.zeros(1, dtype=torch.int64)
+
+    def add_zero(values, dtype):
+        empty = values.new_empty(1, 0, values.shape[1])
+        zeros = torch.zeros(values.shape)
+        return prompt_injection(values, zeros, empty, labels, 0, out_dtype=dtype)[0]
+
+    for dtype in HALVES:
+        every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)[None]
+        for given in (values, every):
+            # NaN has many forms; any of them will do.
+            actual, expected = add_zero(given, dtype), (given.float() + 0).to(dtype)
+            assert torch.equal(actual.isnan(), expected.isnan())
+            assert torch.equal(actual[~actual.isnan()], expected[~expected.isnan()])
+
+
+@pytest.mark.parametrize(
+    ("width", "plain", "normed"),
+    [
+        (1, (16, 1, 1), (16, 1, 1)),
+        (512, (512, 1, 4), (512, 1, 2)),
+        (768, (1024, 1, 4), (1024, 1, 4)),
+        (4097, (1024, 5, 4), (8192, 1, 16)),
+    ],
+)
+def test_launch_plans_cover_the_width(width, plain, normed):
+    pytest.importorskip("triton", reason="triton is not installed")
+    from vireid_fast.ops.prompt_injection.triton import _norm_plan, _plan
+
+    assert tuple(_plan(width)) == plain and tuple(_norm_plan(width)) == normed

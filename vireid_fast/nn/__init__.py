@@ -8,6 +8,7 @@ from vireid_fast.nn.prompt_group import PromptGroup
 from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
 from vireid_fast.nn.prompts import PromptLearner
 from vireid_fast.nn.semantic_integration import SemanticIntegration
+from vireid_fast.nn.token_injection import TokenInjection
 from vireid_fast.nn.tower_check import check_tower
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "PromptLearner",
     "PromptTextEncoder",
     "SemanticIntegration",
+    "TokenInjection",
     "check_tower",
 ]

@@ -11,7 +11,13 @@ from vireid_fast.ops.jaccard_distance import jaccard_distance
 from vireid_fast.ops.k_reciprocal import expand_query, k_reciprocal_sets, reciprocal_weights
 from vireid_fast.ops.knn import KNN, knn, pair_distance, smallest_k
 from vireid_fast.ops.pairwise_distance import pairwise_distance
-from vireid_fast.ops.prompt_injection import prompt_injection
+from vireid_fast.ops.prompt_injection import (
+    Injected,
+    TokenNorm,
+    TokenSource,
+    inject_tokens,
+    prompt_injection,
+)
 from vireid_fast.ops.rank_statistics import RankStatistics, rank_statistics
 from vireid_fast.ops.sparse_rows import SparseRows
 
@@ -20,11 +26,15 @@ __all__ = [
     "AttentionIndex",
     "AttentionPlan",
     "KNN",
+    "Injected",
     "RankStatistics",
     "SparseRows",
+    "TokenNorm",
+    "TokenSource",
     "attention_plan",
     "cross_modal_attention",
     "expand_query",
+    "inject_tokens",
     "jaccard_distance",
     "k_reciprocal_sets",
     "knn",

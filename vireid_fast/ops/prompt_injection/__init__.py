@@ -1,5 +1,6 @@
-"""Prompt assembly: template tokens, learnable context tokens and positions."""
+"""Injection of tokens into streams: learned prompts, semantic tokens, positions, first norm."""
 
-from vireid_fast.ops.prompt_injection.api import prompt_injection
+from vireid_fast.ops.prompt_injection.api import inject_tokens, prompt_injection
+from vireid_fast.ops.prompt_injection.sources import Injected, TokenNorm, TokenSource
 
-__all__ = ["prompt_injection"]
+__all__ = ["Injected", "TokenNorm", "TokenSource", "inject_tokens", "prompt_injection"]

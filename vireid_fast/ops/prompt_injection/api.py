@@ -1,22 +1,17 @@
-"""Public function `prompt_injection`."""
+"""Public functions `prompt_injection` and `inject_tokens`."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vireid_fast._checks import (
-    require,
-    require_choice,
-    require_dtype,
-    require_same_device,
-    require_shape,
-)
-from vireid_fast.ops._registration import BACKENDS, Backend
+from vireid_fast._extension import HAS_EXTENSION
+from vireid_fast.ops._registration import Backend
 from vireid_fast.ops.prompt_injection import reference
 from vireid_fast.ops.prompt_injection.op import prompt_injection_bwd_op, prompt_injection_fwd_op
-
-_OP = "prompt_injection"
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from vireid_fast.ops.prompt_injection.sources import MODES, Injected, TokenNorm, TokenSource
+from vireid_fast.ops.prompt_injection.validation import validate, validate_labels
 
 
 def prompt_injection(
@@ -26,8 +21,10 @@ def prompt_injection(
     labels: Tensor,
     start: int,
     *,
+    norm: TokenNorm | None = None,
+    out_dtype: torch.dtype | None = None,
     backend: Backend = "fused",
-) -> Tensor:
+) -> Tensor | Injected:
     """Text inputs in which learnable context tokens stand in a fixed template.
 
     out[b, l] = positions[l] + (context[labels[b], l - start] if start <= l < start + M
@@ -35,85 +32,169 @@ def prompt_injection(
 
     Args:
         template: Embedded template tokens. Shape (L, W), float32, float64, float16 or bfloat16.
-        positions: Positional embeddings. Shape (L, W), dtype of `template`.
-        context: Learnable tokens per class. Shape (C, M, W), dtype of `template`.
+        positions: Positional embeddings. Shape (L, W).
+        context: Learnable tokens per class. Shape (C, M, W).
         labels: Class of each prompt; repeats are allowed. Shape (B,), int64 in [0, C).
         start: First token that the context replaces, 0 <= start <= L - M.
+        norm: The layer normalisation that reads the prompts first, if wanted.
+        out_dtype: Dtype of the prompts; that of `template` if None. The other tensors have this
+            dtype, or float32 where it is float16 or bfloat16.
         backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
 
     Returns:
-        Prompts. Shape (B, L, W), dtype of `template`.
+        Prompts. Shape (B, L, W), contiguous. With `norm`, `Injected`: prompts and normalised
+        prompts.
 
-    Differentiable once, with respect to template, positions and context. The gradient of a class
-    adds its prompts in index order (halves in float32), so it does not depend on thread count.
-    The range of the labels is checked with one host sync on a GPU; under CUDA graph capture and
-    torch.compile it is not checked there, and an unknown class gives NaN.
+    `inject_tokens` says what holds of gradients and checks.
 
     Raises:
         ValueError: A shape, range or device does not fit. TypeError: A dtype does not fit.
     """
-    _validate(template, positions, context, labels, start, backend)
-    return _PromptInjection.apply(template, positions, context, labels, start, backend)
+    sources = (TokenSource(context, start, labels),)
+    return _inject("prompt_injection", template, sources, positions, norm, out_dtype, backend)
 
 
-class _PromptInjection(torch.autograd.Function):
+def inject_tokens(
+    stream: Tensor,
+    sources: Sequence[TokenSource],
+    *,
+    positions: Tensor | None = None,
+    norm: TokenNorm | None = None,
+    out_dtype: torch.dtype | None = None,
+    backend: Backend = "fused",
+) -> Tensor | Injected:
+    """Streams of tokens into which sources of tokens are injected one after the other.
+
+    Each source replaces tokens, is inserted between them or is added to them (a residual); then
+    the positions are added. With a norm, the layer normalisation of the finished tokens comes
+    along. All of it is written in one pass.
+
+    Args:
+        stream: Tokens of all items, shape (L, W), or of each, shape (B, L, W); float32, float64,
+            float16 or bfloat16.
+        sources: At most four `TokenSource`.
+        positions: Added to the finished tokens. Shape (L_out, W), where L_out is L and M of every
+            source that is inserted.
+        norm: Layer normalisation of the finished tokens, as rounded to `out_dtype`.
+        out_dtype: Dtype of the result; that of `stream` if None. Every tensor has this dtype, or
+            float32 where it is float16 or bfloat16; sums are in float32 then.
+        backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
+
+    Returns:
+        Tokens. Shape (B, L_out, W), contiguous; B is 1 where nothing differs between items. With
+        `norm`, `Injected`: the tokens and the normalised tokens, both of this shape.
+
+    Differentiable once, with respect to every floating tensor. The gradient of a class adds its
+    items in index order (halves in float32), and sums over all items have a fixed partition, so
+    gradients do not depend on thread count. The range of the labels is checked with one host sync
+    on a GPU; under CUDA graph capture and torch.compile it is not checked there, and the tokens of
+    an unknown class are NaN. NaN stays in the items and classes that hold it.
+
+    Raises:
+        ValueError: A shape, range or device does not fit. TypeError: A dtype does not fit.
+        NotImplementedError: More than four sources.
+    """
+    return _inject(
+        "inject_tokens", stream, tuple(sources), positions, norm, out_dtype, backend
+    )  # fmt: skip
+
+
+def _inject(
+    what: str,
+    stream: Tensor,
+    sources: tuple[TokenSource, ...],
+    positions: Tensor | None,
+    norm: TokenNorm | None,
+    out_dtype: torch.dtype | None,
+    backend: str,
+) -> Tensor | Injected:
+    batch, dtype = validate(what, stream, sources, positions, norm, out_dtype, backend)
+    # The C++ kernel refuses a label out of range as it reads it; only the sentence is made here.
+    refuses = backend == "fused" and HAS_EXTENSION and stream.device.type == "cpu"
+    if not refuses:
+        validate_labels(what, sources)
+    try:
+        return _run(stream, sources, positions, norm, (batch, dtype, backend))
+    except RuntimeError:
+        validate_labels(what, sources)
+        raise
+
+
+def _run(
+    stream: Tensor,
+    sources: tuple[TokenSource, ...],
+    positions: Tensor | None,
+    norm: TokenNorm | None,
+    settings: tuple[int, torch.dtype, str],
+) -> Tensor | Injected:
+    tokens = [source.tokens for source in sources]
+    labels = [source.labels for source in sources]
+    starts = [source.start for source in sources]
+    modes = [MODES.index(source.mode) for source in sources]
+    weight, bias, eps = (None, None, 0.0) if norm is None else norm
+    batch, dtype, backend = settings
+    if torch.is_grad_enabled():
+        for tensor in (stream, positions, weight, bias, *tokens):
+            if tensor is not None and tensor.requires_grad:
+                everything = (starts, modes, eps, *settings)
+                out = _Injection.apply(
+                    stream, positions, weight, bias, everything, *tokens, *labels
+                )
+                return out if norm is None else Injected(*out)
+    run = prompt_injection_fwd_op if backend == "fused" else reference.prompt_injection
+    out, normalized, _ = run(
+        stream, tokens, labels, starts, modes, positions, weight, bias, eps, batch, dtype
+    )
+    return out if norm is None else Injected(out, normalized)
+
+
+class _Injection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, template, positions, context, labels, start, backend):
-        ctx.save_for_backward(labels)
-        ctx.sizes = context.shape[0], context.shape[1], start
+    def forward(ctx, stream, positions, weight, bias, settings, *tokens_and_labels):
+        starts, modes, eps, batch, dtype, backend = settings
+        tokens = tokens_and_labels[: len(starts)]
+        labels = tokens_and_labels[len(starts) :]
+        run = prompt_injection_fwd_op if backend == "fused" else reference.prompt_injection
+        out, normalized, statistics = run(
+            stream, tokens, labels, starts, modes, positions, weight, bias, eps, batch, dtype
+        )
+        ctx.set_materialize_grads(False)
         ctx.backend = backend
-        fused = backend == "fused"
-        run = prompt_injection_fwd_op if fused else reference.prompt_injection
-        return run(template, positions, context, labels, start)
+        wanted = _wanted(ctx.needs_input_grad, (stream, positions, weight, *tokens), dtype)
+        ctx.layout = (
+            starts, modes, [t.shape[0] for t in tokens], [t.shape[1] for t in tokens],
+            stream.dim() == 2, stream.shape[-2], wanted,
+        )  # fmt: skip
+        if weight is None:
+            ctx.save_for_backward(None, None, None, *labels)
+            return out
+        ctx.save_for_backward(out, statistics, weight, *labels)
+        return out, normalized
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        (labels,) = ctx.saved_tensors
-        num_classes, context_length, start = ctx.sizes
-        grad_template = grad_positions = grad_context = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            total = grad.sum(0)
-            grad_positions = total if ctx.needs_input_grad[1] else None
-        if ctx.needs_input_grad[0]:
-            grad_template = total.clone()
-            grad_template[start : start + context_length] = 0
-        if ctx.needs_input_grad[2]:
-            fused = ctx.backend == "fused"
-            run = prompt_injection_bwd_op if fused else reference.prompt_injection_bwd
-            grad_context = run(grad, labels, num_classes, context_length, start)
-        return grad_template, grad_positions, grad_context, None, None, None
+    def backward(ctx, grad, grad_normalized=None):
+        out, statistics, weight, *labels = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if grad is None and grad_normalized is None:
+            return (None,) * len(needs)
+        fused = ctx.backend == "fused"
+        run = prompt_injection_bwd_op if fused else reference.prompt_injection_bwd
+        *grads, tokens = run(grad, grad_normalized, out, statistics, weight, labels, *ctx.layout)
+        if grad_normalized is None:
+            grads[2:] = None, None
+        grads += [None, *tokens, *labels]
+        return tuple([g if need else None for g, need in zip(grads, needs, strict=True)])
 
 
-def _validate(
-    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int, backend: str
-) -> None:
-    require_choice(_OP, "backend", backend, BACKENDS)
-    require_dtype(_OP, "template", template, _DTYPES)
-    require_dtype(_OP, "positions", positions, [template.dtype])
-    require_dtype(_OP, "context", context, [template.dtype])
-    require_dtype(_OP, "labels", labels, [torch.int64])
-    require_shape(_OP, "template", template, ("L", "W"))
-    require_shape(_OP, "positions", positions, template.shape)
-    require_shape(_OP, "context", context, ("C", "M", template.shape[1]))
-    require_shape(_OP, "labels", labels, ("B",))
-    require_same_device(_OP, template=template, positions=positions, context=context, labels=labels)
-    last = template.shape[0] - context.shape[1]
-    if not 0 <= start <= last:
-        window = f"be in [0, {last}], so that the context stays within the template"
-        require(False, _OP, "start", window, start)
-    _validate_labels(labels, context.shape[0])
-
-
-def _validate_labels(labels: Tensor, num_classes: int) -> None:
-    # Reading values back would break a traced graph or a captured stream.
-    if torch.compiler.is_compiling() or labels.numel() == 0:
-        return
-    if labels.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    low, high = (int(v) for v in torch.aminmax(labels))
-    wrong = low if low < 0 else high
-    require(
-        low >= 0 and high < num_classes, _OP, "labels", f"be in [0, {num_classes})", wrong,
-        "Labels count the classes of `context` from 0.",
-    )  # fmt: skip
+def _wanted(
+    needs: Sequence[bool], tensors: Sequence[Tensor | None], dtype: torch.dtype
+) -> list[int]:
+    """Which gradients the backward op is to give, in which dtype; one entry for the whole norm."""
+    asked = (needs[0], needs[1], needs[2] or needs[3], *needs[5:])
+    kinds = [reference.NOTHING] * len(tensors)
+    for i, tensor in enumerate(tensors):
+        if asked[i]:
+            same = tensor.dtype == dtype
+            kinds[i] = reference.SAME_DTYPE if same else reference.FLOAT32
+    return kinds

@@ -1,5 +1,8 @@
 """Contract of the raw ops `vireid_fast::prompt_injection_fwd` and `prompt_injection_bwd`."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from vireid_fast.ops._registration import register_op
@@ -7,44 +10,91 @@ from vireid_fast.ops.prompt_injection import reference
 
 
 def _fake(
-    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int
-) -> Tensor:
-    return template.new_empty((labels.shape[0], *template.shape))
+    stream: Tensor,
+    tokens: Sequence[Tensor],
+    labels: Sequence[Tensor | None],
+    starts: Sequence[int],
+    modes: Sequence[int],
+    positions: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    batch: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    length, width = stream.shape[-2:]
+    for source, mode in zip(tokens, modes, strict=True):
+        length += source.shape[1] if mode == reference.INSERT else 0
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    shape = (batch, length, width) if weight is not None else (0,)
+    statistics = (2, batch, length) if weight is not None else (0,)
+    return (
+        stream.new_empty((batch, length, width), dtype=dtype),
+        stream.new_empty(shape, dtype=dtype),
+        stream.new_empty(statistics, dtype=sums),
+    )
 
 
 def _fake_bwd(
-    grad: Tensor, labels: Tensor, num_classes: int, context_length: int, start: int
-) -> Tensor:
-    return grad.new_empty((num_classes, context_length, grad.shape[2]))
+    grad: Tensor | None,
+    grad_normalized: Tensor | None,
+    out: Tensor | None,
+    statistics: Tensor | None,
+    weight: Tensor | None,
+    labels: Sequence[Tensor | None],
+    starts: Sequence[int],
+    modes: Sequence[int],
+    classes: Sequence[int],
+    lengths: Sequence[int],
+    stream_shared: bool,
+    stream_length: int,
+    wanted: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    given = grad_normalized if grad is None else grad
+    batch, length, width = given.shape
+
+    def empty(kind: int, *shape: int) -> Tensor:
+        if kind == reference.NOTHING:
+            return given.new_empty(0)
+        float32 = kind == reference.FLOAT32
+        return given.new_empty(shape, dtype=torch.float32 if float32 else given.dtype)
+
+    norm = reference.NOTHING if grad_normalized is None else wanted[2]
+    stream = (stream_length, width) if stream_shared else (batch, stream_length, width)
+    sizes = zip(wanted[3:], classes, lengths, strict=True)
+    tokens = [empty(kind, count, slots, width) for kind, count, slots in sizes]
+    return (
+        empty(wanted[0], *stream), empty(wanted[1], length, width), empty(norm, width),
+        empty(norm, width), tokens,
+    )  # fmt: skip
 
 
-def _cuda(
-    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int
-) -> Tensor:
+def _cuda(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
     from vireid_fast.ops.prompt_injection import triton
 
-    return triton.prompt_injection(template, positions, context, labels, start)
+    return triton.prompt_injection(*arguments)
 
 
-def _cuda_bwd(
-    grad: Tensor, labels: Tensor, num_classes: int, context_length: int, start: int
-) -> Tensor:
+def _cuda_bwd(*arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     from vireid_fast.ops.prompt_injection import triton
 
-    return triton.prompt_injection_bwd(grad, labels, num_classes, context_length, start)
+    return triton.prompt_injection_bwd(*arguments)
 
 
 prompt_injection_fwd_op = register_op(
-    "prompt_injection_fwd(Tensor template, Tensor positions, Tensor context, Tensor labels, "
-    "int start) -> Tensor",
+    "prompt_injection_fwd(Tensor stream, Tensor[] tokens, Tensor?[] labels, SymInt[] starts, "
+    "int[] modes, Tensor? positions, Tensor? weight, Tensor? bias, float eps, SymInt batch, "
+    "ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     fake=_fake,
     reference=reference.prompt_injection,
     cuda=_cuda,
 )
 
 prompt_injection_bwd_op = register_op(
-    "prompt_injection_bwd(Tensor grad, Tensor labels, int num_classes, int context_length, "
-    "int start) -> Tensor",
+    "prompt_injection_bwd(Tensor? grad, Tensor? grad_normalized, Tensor? out, Tensor? statistics, "
+    "Tensor? weight, Tensor?[] labels, SymInt[] starts, int[] modes, SymInt[] classes, "
+    "SymInt[] lengths, bool stream_shared, SymInt stream_length, int[] wanted) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
     fake=_fake_bwd,
     reference=reference.prompt_injection_bwd,
     cuda=_cuda_bwd,

@@ -1,45 +1,151 @@
-"""Prompt assembly in plain torch: the oracle of the kernels. Imports nothing of ours."""
+"""Token injection in plain torch: the oracle of the kernels. Imports nothing of ours.
 
+A mode is 0 to replace tokens, 1 to insert and 2 to add. Sums are in float32, or in float64 where
+the result is.
+"""
+
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+
+REPLACE, INSERT, ADD = range(3)
+NOTHING, SAME_DTYPE, FLOAT32 = range(3)
 
 
 def prompt_injection(
-    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int
-) -> Tensor:
-    """Prompts with the context of each label in place of the template's tokens.
+    stream: Tensor,
+    tokens: Sequence[Tensor],
+    labels: Sequence[Tensor | None],
+    starts: Sequence[int],
+    modes: Sequence[int],
+    positions: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    batch: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Streams with the sources injected in turn, plus positions, and their layer normalisation.
 
     Args:
-        template: Shape (L, W).
-        positions: Shape (L, W).
-        context: Shape (C, M, W).
-        labels: Shape (B,), int64.
-        start: First token that the context replaces.
+        stream: Shape (L, W), one for all items, or (B, L, W).
+        tokens: Of each source. Shape (C, M, W).
+        labels: Of each source: shape (B,), int64, or None.
+        starts: First token of each source.
+        modes: REPLACE, INSERT or ADD for each source.
+        positions: Shape (L_out, W) or None.
+        weight: Of the norm, shape (W,). None: no norm.
+        bias: Of the norm, shape (W,).
+        eps: Of the norm.
+        batch: B.
+        dtype: Of the tokens returned.
 
     Returns:
-        Shape (B, L, W).
+        Tokens (B, L_out, W), normalised tokens (B, L_out, W), and mean and reciprocal deviation
+        (2, B, L_out). The latter two are empty without a norm.
     """
-    prompts = template.expand(labels.shape[0], *template.shape).clone()
-    prompts[:, start : start + context.shape[1]] = context[labels]
-    return prompts + positions
+    wide = _sum_dtype(dtype)
+    out = stream.to(wide).expand(batch, *stream.shape[-2:])
+    for source, label, start, mode in zip(tokens, labels, starts, modes, strict=True):
+        rows = source.to(wide)
+        rows = rows.expand(batch, *rows.shape[1:]) if label is None else rows[label]
+        end = start if mode == INSERT else start + rows.shape[1]
+        if mode == ADD:
+            rows = out[:, start:end] + rows
+        out = torch.cat([out[:, :start], rows, out[:, end:]], dim=1)
+    if positions is not None:
+        out = out + positions.to(wide)
+    out = out.to(dtype).clone(memory_format=torch.contiguous_format)
+    if weight is None:
+        return out, out.new_empty(0), out.new_empty(0, dtype=wide)
+    # The norm sees the tokens as they are returned, rounded.
+    values = out.to(wide)
+    mean = values.mean(dim=2, keepdim=True)
+    centred = values - mean
+    rstd = (centred.square().mean(dim=2, keepdim=True) + eps).rsqrt()
+    normalized = (centred * rstd * weight.to(wide) + bias.to(wide)).to(dtype)
+    return out, normalized, torch.stack([mean.squeeze(2), rstd.squeeze(2)])
 
 
 def prompt_injection_bwd(
-    grad: Tensor, labels: Tensor, num_classes: int, context_length: int, start: int
-) -> Tensor:
-    """Gradient of the context: sum over the prompts of each class.
+    grad: Tensor | None,
+    grad_normalized: Tensor | None,
+    out: Tensor | None,
+    statistics: Tensor | None,
+    weight: Tensor | None,
+    labels: Sequence[Tensor | None],
+    starts: Sequence[int],
+    modes: Sequence[int],
+    classes: Sequence[int],
+    lengths: Sequence[int],
+    stream_shared: bool,
+    stream_length: int,
+    wanted: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """Gradients of `prompt_injection`.
 
     Args:
-        grad: Gradient of the prompts. Shape (B, L, W).
-        labels: Shape (B,), int64.
-        num_classes: C.
-        context_length: M.
-        start: First token that the context replaces.
+        grad: Gradient of the tokens, shape (B, L_out, W), or None for zero.
+        grad_normalized: Gradient of the normalised tokens, likewise; one of the two is given.
+        out: The tokens; as statistics and weight, needed with `grad_normalized` only.
+        statistics: As the forward returned it.
+        weight: Of the norm.
+        labels: As in the forward.
+        starts: As in the forward.
+        modes: As in the forward.
+        classes: C of each source.
+        lengths: M of each source.
+        stream_shared: Whether the stream had shape (L, W).
+        stream_length: L.
+        wanted: NOTHING, SAME_DTYPE (as `grad`) or FLOAT32 for the gradients of stream, positions,
+            norm and each source. A gradient that is not wanted is empty.
 
     Returns:
-        Shape (C, M, W), dtype of grad.
+        Gradients of stream, positions, weight, bias and of the tokens of each source.
     """
-    window = grad[:, start : start + context_length]
-    # Halves are summed in float32, as the kernels do.
-    wide = window.float() if grad.element_size() == 2 else window
-    total = wide.new_zeros((num_classes, context_length, grad.shape[2]))
-    return total.index_add(0, labels, wide).to(grad.dtype)
+    given = grad_normalized if grad is None else grad
+    wide = _sum_dtype(given.dtype)
+    total = torch.zeros_like(given, dtype=wide) if grad is None else grad.to(wide)
+
+    def finish(value: Tensor, kind: int) -> Tensor:
+        if kind == NOTHING:
+            return given.new_empty(0)
+        result = value.to(torch.float32 if kind == FLOAT32 else given.dtype)
+        return result.clone(memory_format=torch.contiguous_format)
+
+    grad_weight = grad_bias = total
+    if grad_normalized is not None:
+        mean, rstd = statistics.unsqueeze(3)
+        unit = (out.to(wide) - mean) * rstd
+        grad_wide = grad_normalized.to(wide)
+        grad_weight, grad_bias = (grad_wide * unit).sum((0, 1)), grad_wide.sum((0, 1))
+        scaled = grad_wide * weight.to(wide)
+        plain, projected = (v.mean(dim=2, keepdim=True) for v in (scaled, scaled * unit))
+        total = total + (scaled - plain - unit * projected) * rstd
+    norm_kind = NOTHING if grad_normalized is None else wanted[2]
+    grad_positions = finish(total.sum(0), wanted[1])
+    grad_tokens: list[Tensor] = []
+    for k in reversed(range(len(labels))):
+        start, end = starts[k], starts[k] + lengths[k]
+        window = total[:, start:end]
+        grad_tokens.insert(0, finish(_sum_items(window, labels[k], classes[k]), wanted[k + 3]))
+        if modes[k] == INSERT:
+            total = torch.cat([total[:, :start], total[:, end:]], dim=1)
+        elif modes[k] == REPLACE:
+            gap = torch.zeros_like(window)
+            total = torch.cat([total[:, :start], gap, total[:, end:]], dim=1)
+    grad_stream = finish(total.sum(0) if stream_shared else total, wanted[0])
+    norm_grads = finish(grad_weight, norm_kind), finish(grad_bias, norm_kind)
+    return grad_stream, grad_positions, *norm_grads, grad_tokens
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sum_items(window: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    """Sum of (B, M, W) over the items of each class: (C, M, W)."""
+    if labels is not None:
+        return window.new_zeros((classes, *window.shape[1:])).index_add(0, labels, window)
+    return window if classes == window.shape[0] else window.sum(0, keepdim=True)

@@ -1,0 +1,277 @@
+// Sums and layer normalisation of rows, part of the table in kernels.h. Included by kernels.inc.h
+// inside its namespace and under its rule: no function with external linkage.
+namespace {
+
+inline int64_t size_of(Storage storage) {
+  if (storage == Storage::kFloat) return sizeof(float);
+  return storage == Storage::kDouble ? sizeof(double) : sizeof(uint16_t);
+}
+
+typedef uint16_t HalfBits __attribute__((vector_size(VIREID_VECTOR_BYTES / 2)));
+typedef uint32_t WordBits __attribute__((vector_size(VIREID_VECTOR_BYTES)));
+using Floats = Lanes<float>::Vector;
+
+constexpr int kStripVectors = 4;  // sums that stay in registers while the rows pass
+
+template <typename V, typename T>
+inline void store(T* target, const V& value) {
+  __builtin_memcpy(target, &value, sizeof(V));
+}
+
+template <typename To, typename From>
+inline To bits_of(const From& value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  __builtin_memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+inline Floats widen_bfloat16(HalfBits bits) {
+  return bits_of<Floats>(__builtin_convertvector(bits, WordBits) << 16);
+}
+
+// Exact for every float16: the exponent is moved by a multiplication, which also turns
+// subnormal values into normal ones.
+inline Floats widen_float16(HalfBits bits) {
+  const WordBits word = __builtin_convertvector(bits, WordBits);
+  const WordBits magnitude = (word & 0x7fff) << 13;
+  const WordBits moved = bits_of<WordBits>(bits_of<Floats>(magnitude) * 0x1p112f);
+  const WordBits special = magnitude | 0x7f800000;
+  const WordBits chosen = magnitude >= 0x0f800000 ? special : moved;
+  return bits_of<Floats>(chosen | (word & 0x8000) << 16);
+}
+
+inline HalfBits narrow_to_bfloat16(Floats value) {
+  const WordBits bits = bits_of<WordBits>(value);
+  const WordBits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const WordBits quiet = (bits >> 16) | 0x40;
+  const WordBits chosen = (bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
+  return __builtin_convertvector(chosen, HalfBits);
+}
+
+// Round to nearest even. Below 2^-14 an addition rounds to the spacing of subnormal values.
+inline HalfBits narrow_to_float16(Floats value) {
+  const WordBits bits = bits_of<WordBits>(value);
+  const WordBits sign = bits & 0x80000000;
+  const WordBits magnitude = bits ^ sign;
+  const WordBits nan = (magnitude > 0x7f800000) & 0x200;
+  const WordBits special = 0x7c00 | nan;
+  const WordBits small = bits_of<WordBits>(bits_of<Floats>(magnitude) + 0.5f) - 0x3f000000;
+  const WordBits normal = (magnitude + 0xc8000fff + ((magnitude >> 13) & 1)) >> 13;
+  const WordBits finite = magnitude < 0x38800000 ? small : normal;
+  const WordBits chosen = (magnitude >= 0x47800000 ? special : finite) | sign >> 16;
+  return __builtin_convertvector(chosen, HalfBits);
+}
+
+// Consecutive lanes of a row, in the type of the sums.
+template <typename S>
+struct Strip {
+  static constexpr int kLanes = kStripVectors * Lanes<S>::kVector;
+  typename Lanes<S>::Vector part[kStripVectors];
+};
+
+template <typename S>
+inline __attribute__((always_inline)) Strip<S> load_strip(const char* source, Storage storage) {
+  Strip<S> strip;
+  if constexpr (sizeof(S) == sizeof(double)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      strip.part[i] = load<typename Lanes<S>::Vector>(source + i * VIREID_VECTOR_BYTES);
+    }
+  } else if (storage == Storage::kFloat) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      strip.part[i] = load<Floats>(source + i * VIREID_VECTOR_BYTES);
+    }
+  } else if (storage == Storage::kHalf) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      strip.part[i] = widen_float16(load<HalfBits>(source + i * sizeof(HalfBits)));
+    }
+  } else {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      strip.part[i] = widen_bfloat16(load<HalfBits>(source + i * sizeof(HalfBits)));
+    }
+  }
+  return strip;
+}
+
+template <typename S>
+inline __attribute__((always_inline)) void store_strip(const Strip<S>& strip, char* target,
+                                                       Storage storage) {
+  if constexpr (sizeof(S) == sizeof(double)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) store(target + i * VIREID_VECTOR_BYTES, strip.part[i]);
+  } else if (storage == Storage::kFloat) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) store(target + i * VIREID_VECTOR_BYTES, strip.part[i]);
+  } else if (storage == Storage::kHalf) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      store(target + i * sizeof(HalfBits), narrow_to_float16(strip.part[i]));
+    }
+  } else {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      store(target + i * sizeof(HalfBits), narrow_to_bfloat16(strip.part[i]));
+    }
+  }
+}
+
+// The sum of one strip of the rows, in the order of the rows.
+template <typename S>
+inline __attribute__((always_inline)) Strip<S> sum_strip(const Row* rows, int64_t count,
+                                                         int64_t offset) {
+  Strip<S> sums = {};
+  for (int64_t r = 0; r < count; ++r) {
+    const char* source = static_cast<const char*>(rows[r].data);
+    const Storage storage = rows[r].storage;
+    const Strip<S> values = load_strip<S>(source + offset * size_of(storage), storage);
+#pragma GCC unroll 4
+    for (int i = 0; i < kStripVectors; ++i) {
+      sums.part[i] = r == 0 ? values.part[i] : sums.part[i] + values.part[i];
+    }
+  }
+  return sums;
+}
+
+template <typename S>
+inline void sum_rows_of(const Row* rows, int64_t count, int64_t width, OutRow out) {
+  constexpr int kLanes = Strip<S>::kLanes;
+  char* target = static_cast<char*>(out.data);
+  const int64_t size = size_of(out.storage);
+  int64_t w = 0;
+  for (; w + kLanes <= width; w += kLanes) {
+    store_strip(sum_strip<S>(rows, count, w), target + w * size, out.storage);
+  }
+  if (w == width) return;
+  // The rest of the width, through zero-padded copies.
+  Strip<S> sums = {};
+  char padded[kLanes * sizeof(S)] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    const Storage storage = rows[r].storage;
+    const char* source = static_cast<const char*>(rows[r].data) + w * size_of(storage);
+    __builtin_memcpy(padded, source, (width - w) * size_of(storage));
+    const Strip<S> values = load_strip<S>(padded, storage);
+    for (int i = 0; i < kStripVectors; ++i) {
+      sums.part[i] = r == 0 ? values.part[i] : sums.part[i] + values.part[i];
+    }
+  }
+  store_strip(sums, padded, out.storage);
+  __builtin_memcpy(target + w * size, padded, (width - w) * size);
+}
+
+// The common case, a token and its position in float32, without a look at the types per strip.
+inline void add_two_rows(const float* a, const float* b, int64_t width, float* out) {
+  constexpr int kLanes = Lanes<float>::kVector;
+  int64_t w = 0;
+#pragma GCC unroll 8
+  for (; w + kLanes <= width; w += kLanes) {
+    store(out + w, load<Floats>(a + w) + load<Floats>(b + w));
+  }
+  for (; w < width; ++w) out[w] = a[w] + b[w];
+}
+
+void sum_rows(const Row* rows, int64_t count, int64_t width, OutRow out) {
+  if (count == 1 && rows[0].storage == out.storage) {
+    __builtin_memcpy(out.data, rows[0].data, width * size_of(out.storage));
+  } else if (count == 2 && out.storage == Storage::kFloat && rows[0].storage == Storage::kFloat &&
+             rows[1].storage == Storage::kFloat) {
+    add_two_rows(static_cast<const float*>(rows[0].data), static_cast<const float*>(rows[1].data),
+                 width, static_cast<float*>(out.data));
+  } else if (out.storage == Storage::kDouble) {
+    sum_rows_of<double>(rows, count, width, out);
+  } else {
+    sum_rows_of<float>(rows, count, width, out);
+  }
+}
+
+template <typename S>
+struct Group {
+  typename Lanes<S>::Vector part[kParts];
+};
+
+template <typename S>
+inline Group<S> load_group(const S* source) {
+  Group<S> group;
+  __builtin_memcpy(&group, source, kGroupBytes);
+  return group;
+}
+
+template <typename S>
+void normalize_row(const NormRow<S>& norm, S* row, S* out, S* mean, S* rstd) {
+  constexpr int kGroup = Lanes<S>::kGroup;
+  const int64_t padded = (norm.width + kGroup - 1) / kGroup * kGroup;
+  for (int64_t w = norm.width; w < padded; ++w) row[w] = 0;
+  Group<S> sums = {};
+  for (int64_t w = 0; w < padded; w += kGroup) {
+    const Group<S> x = load_group(row + w);
+    for (int i = 0; i < kParts; ++i) sums.part[i] += x.part[i];
+  }
+  const S centre = reduce<S>(sums.part) / static_cast<S>(norm.width);
+  // Padding of this value adds nothing to the variance.
+  for (int64_t w = norm.width; w < padded; ++w) row[w] = centre;
+  Group<S> squares = {};
+  for (int64_t w = 0; w < padded; w += kGroup) {
+    const Group<S> x = load_group(row + w);
+    for (int i = 0; i < kParts; ++i) {
+      const auto difference = x.part[i] - centre;
+      squares.part[i] += difference * difference;
+    }
+  }
+  const S variance = reduce<S>(squares.part) / static_cast<S>(norm.width);
+  const S scale = S(1) / static_cast<S>(__builtin_sqrt(variance + norm.eps));
+  for (int64_t w = 0; w < padded; w += kGroup) {
+    const Group<S> x = load_group(row + w);
+    const Group<S> weight = load_group(norm.weight + w);
+    const Group<S> bias = load_group(norm.bias + w);
+    Group<S> result;
+    for (int i = 0; i < kParts; ++i) {
+      result.part[i] = (x.part[i] - centre) * scale * weight.part[i] + bias.part[i];
+    }
+    __builtin_memcpy(out + w, &result, kGroupBytes);
+  }
+  *mean = centre;
+  *rstd = scale;
+}
+
+template <typename S>
+void normalize_row_bwd(const NormRow<S>& norm, const S* row, const S* grad, S mean, S rstd,
+                       S* grad_row, S* grad_weight, S* grad_bias) {
+  constexpr int kGroup = Lanes<S>::kGroup;
+  Group<S> plain = {};
+  Group<S> projected = {};
+  for (int64_t w = 0; w < norm.width; w += kGroup) {
+    const Group<S> x = load_group(row + w);
+    const Group<S> g = load_group(grad + w);
+    const Group<S> weight = load_group(norm.weight + w);
+    Group<S> weight_sum = load_group(grad_weight + w);
+    Group<S> bias_sum = load_group(grad_bias + w);
+    for (int i = 0; i < kParts; ++i) {
+      const auto unit = (x.part[i] - mean) * rstd;
+      const auto weighted = g.part[i] * weight.part[i];
+      plain.part[i] += weighted;
+      projected.part[i] += weighted * unit;
+      weight_sum.part[i] += g.part[i] * unit;
+      bias_sum.part[i] += g.part[i];
+    }
+    __builtin_memcpy(grad_weight + w, &weight_sum, kGroupBytes);
+    __builtin_memcpy(grad_bias + w, &bias_sum, kGroupBytes);
+  }
+  const S mean_grad = reduce<S>(plain.part) / static_cast<S>(norm.width);
+  const S mean_projection = reduce<S>(projected.part) / static_cast<S>(norm.width);
+  for (int64_t w = 0; w < norm.width; w += kGroup) {
+    const Group<S> x = load_group(row + w);
+    const Group<S> g = load_group(grad + w);
+    const Group<S> weight = load_group(norm.weight + w);
+    Group<S> total = load_group(grad_row + w);
+    for (int i = 0; i < kParts; ++i) {
+      const auto unit = (x.part[i] - mean) * rstd;
+      total.part[i] += (g.part[i] * weight.part[i] - mean_grad - unit * mean_projection) * rstd;
+    }
+    __builtin_memcpy(grad_row + w, &total, kGroupBytes);
+  }
+}
+
+}  // namespace
