@@ -15,6 +15,7 @@ def _write(tmp_path, text):
 def test_defaults_are_csdn_as_published():
     config = Config()
     assert (config.sampler.identities, config.sampler.instances) == (8, 4)
+    assert config.backend == "fused"
     visual, loss = config.csdn.visual, config.csdn.loss
     assert (visual.lr, visual.head_lr_factor, visual.weight_decay) == (3e-4, 2.0, 5e-4)
     assert (visual.milestones, visual.warmup_epochs, visual.epochs) == ((40, 70), 10, 120)
@@ -71,6 +72,7 @@ def test_resolved_configuration_round_trips(tmp_path):
         ("evaluation: {shots: 0}", r"evaluation\.shots must be positive, got 0"),
         ("clip: {activation: relu}", r"clip\.activation must be one of .*, got 'relu'"),
         ("threads: -1", r"threads must be 0 or more, got -1"),
+        ("backend: kernel", r"backend must be one of \['fused', 'reference'\], got 'kernel'"),
         ("data: {height: 0}", r"data\.height must be positive, got 0"),
         ("csdn: {context_length: 0}", r"csdn\.context_length must be positive, got 0"),
         ("csdn: {dropout: 1}", r"csdn\.dropout must lie in \[0, 1\), got 1"),

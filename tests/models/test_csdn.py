@@ -11,18 +11,18 @@ from vireid_fast.models.two_stem import TwoStemEncoder
 SIZE = (64, 32)
 
 
-def _csdn(architecture="RN-small", identities=5, **overrides):
+def _csdn(architecture="RN-small", identities=5, words=("person", "person"), **overrides):
+    backend = overrides.pop("backend", "fused")
     vocabulary = WordVocabulary(TEMPLATE_WORDS)
-    clip = build_clip(
-        architecture, image_size=SIZE, vocabulary_size=len(vocabulary), text_layers=1, **overrides
-    )
-    template = TEMPLATES["person"]
-    ids = torch.tensor(template.ids_for(vocabulary))
+    sizes = {"image_size": SIZE, "vocabulary_size": len(vocabulary), "text_layers": 1}
+    clip = build_clip(architecture, **sizes | overrides)
+    templates = dict(zip(("visible", "infrared"), (TEMPLATES[name] for name in words), strict=True))
     return CSDN(
         clip,
         identities,
-        {"visible": ids, "infrared": ids},
-        dict.fromkeys(("visible", "infrared"), template.context_start),
+        {m: torch.tensor(template.ids_for(vocabulary)) for m, template in templates.items()},
+        {m: template.context_start for m, template in templates.items()},
+        backend=backend,
     ).eval()
 
 
@@ -94,6 +94,41 @@ def test_texts_differ_by_identity_and_modality_and_the_tower_is_frozen():
     grad = model.prompts["visible"].context.grad
     assert grad[[0, 2, 4]].abs().sum() == 0 and grad[[1, 3]].abs().sum() > 0
     assert all(p.grad is None for p in model.text.parameters())
+
+
+@pytest.mark.parametrize(
+    "words", [("person", "person"), ("visible", "infrared"), ("day_night", "person")], ids=str
+)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_texts_of_both_modalities_together_are_those_of_each(words, backend):
+    model = _csdn(words=words, backend=backend, text_layers=2).double()
+    labels = torch.tensor([4, 0, 4, 2])
+    for texts, modality in zip(model.encode_texts(labels), ("visible", "infrared"), strict=True):
+        own = model.encode_text(labels, modality)
+        torch.testing.assert_close(texts, own, rtol=1e-12, atol=1e-12)
+        # The tower itself, on the assembled prompts.
+        prompts = model.prompts[modality](labels)
+        plain = model.text.encode_embeddings(prompts, prompts.shape[1] - 1)
+        torch.testing.assert_close(texts, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_backends_are_one_function_with_one_state_dict():
+    fused, plain = _csdn().double(), _csdn(backend="reference").double()
+    plain.load_state_dict(fused.state_dict())
+    images, labels = _images(2).double(), torch.tensor([3, 0])
+    outputs = []
+    for model in (fused, plain):
+        features = model.encode_images(images, images)
+        outputs.append((*features, *model.encode_texts(labels), model.integrated_bank()))
+        sum(out.square().sum() for out in outputs[-1]).backward()
+    for own, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)
+    for (name, own), other in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None), name
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        _csdn(backend="kernel")
 
 
 def test_banks_are_the_texts_of_all_identities():

@@ -319,6 +319,9 @@ class Config(Section):
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice. Bitwise resume needs the same number."""
+    backend: str = "fused"
+    """What the method runs on: "fused", the package's kernels and layers that skip what nobody
+    reads, or "reference", the plain forms they are checked against. Losses differ by rounding."""
     start_from: str = ""
     """Run whose latest weights training starts from, of the same method and identities, such as a
     visual warm-up; empty: `clip.weights` alone."""
@@ -336,6 +339,7 @@ class Config(Section):
     def check(self, prefix: str) -> None:
         """See `Section.check`."""
         self._choice(prefix, "method", tuple(sorted(METHODS)))
+        self._choice(prefix, "backend", ("fused", "reference"))
         self._not_negative(prefix, "seed", "threads")
 
     def to_dict(self) -> dict[str, Any]:

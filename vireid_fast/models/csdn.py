@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vireid_fast._checks import require, require_choice
 from vireid_fast.clip.model import CLIP
 from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
-from vireid_fast.nn import BNNeck, PromptLearner, SemanticIntegration
+from vireid_fast.nn import BNNeck, PromptLearner, PromptTextEncoder, SemanticIntegration
+from vireid_fast.nn.prompt_group import PromptGroup
 
 MODALITIES = ("visible", "infrared")
 
@@ -29,6 +30,10 @@ class CSDN(nn.Module):
         context_length: Learned tokens M per identity.
         integration: Variant of `SemanticIntegration`.
         dropout: Dropout inside the integration.
+        backend: "fused" runs on the package's kernels and computes only what is read. "reference"
+            runs the plain layers: prompts assembled step by step and padded to the tower's context
+            length, all tokens in the last ViT block, all keys and values in the attention pool.
+            The two differ by rounding only.
     """
 
     def __init__(
@@ -41,24 +46,28 @@ class CSDN(nn.Module):
         *,
         integration: str = "residual",
         dropout: float = 0.1,
+        backend: str = "fused",
     ) -> None:
         super().__init__()
         require(num_identities > 0, "CSDN", "num_identities", "be positive", num_identities)
         self.num_identities = num_identities
         self.text = clip.text.requires_grad_(False)
+        self.text_encoder = PromptTextEncoder(self.text, backend=backend)
         self.prompts = nn.ModuleDict()
-        self.eot = {}
+        # What stands before the learned tokens; modalities that begin alike share its computation.
+        self._prefix_ids: dict[str, tuple[int, ...]] = {}
         for modality in MODALITIES:
             ids = prompt_ids[modality]
-            self.eot[modality] = len(ids) - 1
+            self._prefix_ids[modality] = tuple(ids[: context_start[modality]].tolist())
             self.prompts[modality] = PromptLearner(
                 self.text.token_embedding.weight[ids],
                 self.text.positional_embedding[: len(ids)],
                 num_identities,
                 context_start[modality],
                 context_length,
+                backend=backend,
             )
-        self.encoder = TwoStemEncoder(clip.visual)
+        self.encoder = TwoStemEncoder(clip.visual, backend=backend)
         width = self.encoder.projected_width
         self.integration = SemanticIntegration(width, dropout, integration)
         self.pooled_neck = BNNeck(self.encoder.feature_width, num_identities)
@@ -84,7 +93,23 @@ class CSDN(nn.Module):
             Shape (B, d).
         """
         require_choice("CSDN.encode_text", "modality", modality, MODALITIES)
-        return self.text.encode_embeddings(self.prompts[modality](labels), self.eot[modality])
+        return self.text_encoder(self._prompt_group(labels, modality))
+
+    def encode_texts(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Text features of identities in the words of both modalities, computed together.
+
+        Args:
+            labels: Shape (B,), int64.
+
+        Returns:
+            Visible and infrared texts, each of shape (B, d).
+        """
+        visible, infrared = self.text_encoder([self._prompt_group(labels, m) for m in MODALITIES])
+        return visible, infrared
+
+    def _prompt_group(self, labels: Tensor, modality: str) -> PromptGroup:
+        group = self.prompts[modality].prompt_group(labels)
+        return group._replace(prefix_ids=self._prefix_ids[modality])
 
     @torch.no_grad()
     def text_bank(self, modality: str, block: int = 64) -> Tensor:

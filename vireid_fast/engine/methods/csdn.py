@@ -31,6 +31,7 @@ from vireid_fast.engine.seeds import derive_seed, generator
 from vireid_fast.engine.stage import Stage, StagePlan
 from vireid_fast.engine.training_data import TrainingImages, build_augmentation
 from vireid_fast.losses import (
+    FeatureGram,
     cross_modal_contrast,
     image_to_text,
     modality_shared_enhancement,
@@ -38,6 +39,7 @@ from vireid_fast.losses import (
     supervised_contrast,
     weighted_regularized_triplet,
 )
+from vireid_fast.losses.precision import at_least_float32
 from vireid_fast.models import CSDN
 
 HEADS = ("neck", "pooling")
@@ -64,6 +66,7 @@ class CSDNMethod(Method):
             own.context_length,
             integration=own.integration,
             dropout=own.dropout,
+            backend=self.config.backend,
         )
 
     def stages(self, images: TrainingImages) -> list[Stage]:
@@ -178,7 +181,7 @@ class StoredFeatures:
                 pair = (views, None) if modality == VISIBLE else (None, views)
                 parts.append(model.encode_images(*pair).projected)
                 advance(stop, total)
-        return torch.cat(parts).float()
+        return at_least_float32(torch.cat(parts))
 
 
 class PromptStage:
@@ -219,7 +222,7 @@ class PromptStage:
         """Both directions of the image-text contrast."""
         pairs, labels = self._pairs, self._pairs.labels[batch]
         images = torch.cat((pairs.visible[batch], pairs.infrared[batch]))
-        texts = torch.cat([self._model.encode_text(labels, m) for m in ("visible", "infrared")])
+        texts = torch.cat(self._model.encode_texts(labels))
         return _both_directions(images, texts, labels.repeat(2), self._temperature)
 
 
@@ -340,29 +343,39 @@ class VisualStage:
         all_labels = labels.repeat(3)
         terms: dict[str, Tensor] = {}
         for name, feature, neck in zip(("f", "p"), features, necks, strict=True):
-            visible, infrared = feature[:count], feature[2 * count :]
+            logits = neck(feature).logits
             terms[f"identity_{name}"] = weights.identity * F.cross_entropy(
-                neck(feature).logits.float(), all_labels, label_smoothing=weights.label_smoothing
+                at_least_float32(logits), all_labels, label_smoothing=weights.label_smoothing
             )
-            if weights.msel:
-                pair = (visible, infrared)
-                if weights.msel_normalized:
-                    pair = (F.normalize(visible), F.normalize(infrared))
-                msel = modality_shared_enhancement(*pair, labels)
-                terms[f"msel_{name}"] = weights.msel * msel
-            if weights.wrt:
-                wrt = weighted_regularized_triplet(feature, all_labels, parity=weights.wrt_parity)
-                terms[f"wrt_{name}"] = weights.wrt * wrt
-            if weights.contrast:
-                contrast = cross_modal_contrast(
-                    feature[: 2 * count], infrared, labels.repeat(2), labels
-                )
-                terms[f"contrast_{name}"] = weights.contrast * contrast
+            metric = self._metric_terms(feature, labels)
+            terms |= {f"{term}_{name}": value for term, value in metric.items()}
         if self._bank is not None:
             p = scale_for_scores(features.projected, self._config.csdn.text_temperature)
-            visible_text = image_to_text(p[:count], self._bank, labels)
-            infrared_text = image_to_text(p[2 * count :], self._bank, labels)
             factor = 0.5 * (1 + math.cos(math.pi * batch.progress)) if weights.text_decay else 1.0
-            terms["text_visible"] = factor * weights.visible_text * visible_text
-            terms["text_infrared"] = factor * weights.infrared_text * infrared_text
+            for name, rows, weight in (
+                ("visible", p[:count], weights.visible_text),
+                ("infrared", p[2 * count :], weights.infrared_text),
+            ):
+                loss = image_to_text(rows, self._bank, labels, backend=self._config.backend)
+                terms[f"text_{name}"] = factor * weight * loss
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    def _metric_terms(self, feature: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted metric losses of one feature tensor, whose rows are (V, V', R)."""
+        weights, count = self._loss, len(labels)
+        rows = FeatureGram(feature) if self._config.backend == "fused" else feature
+        visible, infrared = rows[:count], rows[2 * count :]
+        terms: dict[str, Tensor] = {}
+        if weights.msel:
+            terms["msel"] = weights.msel * modality_shared_enhancement(
+                visible, infrared, labels, normalized=weights.msel_normalized
+            )
+        if weights.wrt:
+            terms["wrt"] = weights.wrt * weighted_regularized_triplet(
+                rows, labels.repeat(3), parity=weights.wrt_parity
+            )
+        if weights.contrast:
+            terms["contrast"] = weights.contrast * cross_modal_contrast(
+                rows[: 2 * count], infrared, labels.repeat(2), labels
+            )
+        return terms
