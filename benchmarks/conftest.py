@@ -1,79 +1,67 @@
-"""Devices and the result files of the op benchmarks."""
+"""Options, devices and result files of the benchmarks."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from cases import CASES, Case
-from report import op_table
-from timing import ROOT, Comparison, environment
-
-from vireid_fast._files import atomic_write
-
-RESULTS = ROOT / "benchmarks" / "results" / "ops"
+from cases import DEVICES, Case, cases_on
+from report import group_tables
+from results_file import RESULTS, ResultFile
 
 
-class ResultFile:
-    """Records of one device, a list of flat dictionaries, one for each case and provider.
-
-    Cases that a run does not reach keep their records, so that a part can be measured anew.
-
-    Args:
-        path: JSON file; may be absent.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else "[]"
-        self._order = {_key(case): order for order, case in enumerate(CASES)}
-        self._records = [r for r in json.loads(text) if (r["op"], r["case"]) in self._order]
-
-    def forget(self, case: Case) -> None:
-        """Remove a case; it has no time until it passes its gate again."""
-        self._records = [
-            record for record in self._records if (record["op"], record["case"]) != _key(case)
-        ]
-
-    def add(self, case: Case, comparison: Comparison) -> None:
-        """Take over the times of a case."""
-        head = {"op": case.op, "case": case.name, "shape": case.shape, "dtype": case.dtype}
-        facts = environment(comparison.device)
-        for provider in comparison.providers:
-            self._records.append({**head, **comparison.summary(provider), **facts})
-
-    def write(self) -> None:
-        """Write all records in the order of `CASES`."""
-        records: list[dict[str, Any]] = sorted(
-            self._records, key=lambda record: self._order[record["op"], record["case"]]
-        )
-        with atomic_write(self._path) as path:
-            path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=DEVICES, help="measure on this device alone (all that are present)"
+    )
+    parser.addoption(
+        "--quick", action="store_true", help="three short rounds, slow cases left out, for a trial"
+    )
+    parser.addoption(
+        "--results", type=Path, help="folder of the result files (a quick run writes none)"
+    )
 
 
-def _key(case: Case) -> tuple[str, str]:
-    return case.op, case.name
-
-
-@pytest.fixture(scope="session", params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return torch.device(request.param)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test a device and case."""
+    if "case" not in metafunc.fixturenames:
+        return
+    option = metafunc.config.getoption
+    wanted = [option("--device")] if option("--device") else list(DEVICES)
+    cases = [
+        (torch.device(name), case)
+        for name in wanted
+        if name != "cuda" or torch.cuda.is_available()
+        for case in cases_on(name)
+        if not (option("--quick") and case.slow)
+    ]
+    ids = [f"{device.type}-{case}" for device, case in cases]
+    metafunc.parametrize(("device", "case"), cases, ids=ids)
 
 
 @pytest.fixture(scope="session")
-def results(device: torch.device) -> Iterator[ResultFile]:
-    """The result file of the device, written at the end of the session."""
-    file = ResultFile(RESULTS / f"{device.type}.json")
+def results_folder(request: pytest.FixtureRequest) -> Path | None:
+    """Where results go; None: nowhere."""
+    folder = request.config.getoption("--results")
+    return folder or (None if request.config.getoption("--quick") else RESULTS)
+
+
+@pytest.fixture
+def results(
+    case: Case, device: torch.device, results_folder: Path | None
+) -> Iterator[ResultFile | None]:
+    """The result file of the case, written after it; also when the case fails its gate."""
+    file = ResultFile(results_folder, case.group, device.type) if results_folder else None
     yield file
-    file.write()
+    if file:
+        file.write()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the ratios, which pytest-benchmark's own table of whole rounds does not."""
-    if terminalreporter.stats.get("passed"):
+    config = terminalreporter.config
+    folder = config.getoption("--results") or (None if config.getoption("--quick") else RESULTS)
+    if folder and terminalreporter.stats.get("passed"):
         terminalreporter.section("ratios to the fused op")
-        terminalreporter.write_line(op_table())
+        for table in group_tables(folder).values():
+            terminalreporter.write_line(table)

@@ -1,12 +1,23 @@
-"""Result files -> Markdown: the README's summary and docs/results.md. Tables are never typed."""
+"""Result files -> Markdown: README.md, docs/results.md, docs/performance.md. No table is typed."""
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METRICS = ("R1", "R10", "mAP", "mINP")
+# Folder of results/ and module of cases/ -> what it is called; the order of the tables.
+GROUPS = {
+    "text_tower": "text tower",
+    "attention": "cross-modal attention",
+    "injection": "prompt injection",
+    "attention_pool": "attention pool",
+    "metric_losses": "metric losses",
+    "csdn_steps": "CSDN training steps",
+    "ops": "retrieval ops",
+}
 
 
 def _scene_rows() -> tuple[list[dict], list[str]]:
@@ -53,38 +64,127 @@ def seed_table() -> str:
     return "\n".join(lines)
 
 
-def op_table() -> str:
-    """Time of every provider of the op benchmarks relative to the fused one, device by device."""
-    files = sorted((RESULTS / "ops").glob("*.json"))
-    devices = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    parts = [_device_table(records) for records in devices if records]
-    return "\n\n".join(parts) if parts else "No result file yet: run `make bench`."
+def group_table(group: str, folder: Path = RESULTS) -> str:
+    """Every measured case of a benchmark group, device by device."""
+    devices = [records for records in _records(group, folder).values() if records]
+    parts = [_device_table(records) for records in devices]
+    return "\n\n".join(parts) if parts else "Not measured yet: run `make bench`."
+
+
+def group_tables(folder: Path = RESULTS) -> dict[str, str]:
+    """The tables of all groups that have results, by group."""
+    return {group: group_table(group, folder) for group in GROUPS if _records(group, folder)}
+
+
+def performance_table(folder: Path = RESULTS) -> str:
+    """Best and worst ratio to a peer and the targets met, one line a group and device."""
+    lines = [
+        "| benchmark | device | best against a peer | worst against a peer | targets met |",
+        "| --- | --- | --- | --- | ---: |",
+    ]
+    devices = set()
+    for group, title in GROUPS.items():
+        measured = _records(group, folder)
+        devices |= measured.keys()
+        for device, records in measured.items():
+            peers = [r for r in records if r["role"] == "peer" and "ratio" in r]
+            told = [_extreme(peers, choose) for choose in (max, min)] if peers else ["", ""]
+            lines.append(f"| {title} | {device} | {told[0]} | {told[1]} | {_met(records)} |")
+        if not measured:
+            lines.append(f"| {title} | | not measured yet | | |")
+    if "cuda" not in devices:
+        lines += ["", "GPU figures are not measured yet: `benchmarks/gpu.sh` takes them."]
+    return "\n".join(lines)
+
+
+def _records(group: str, folder: Path) -> dict[str, list[dict]]:
+    """The records of a group by device type."""
+    files = sorted((folder / group).glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
 
 def _device_table(records: list[dict]) -> str:
-    """A line on the machine, best and worst case, then all ratios of one device."""
-    others = [record for record in records if record["role"] != "fused"]
+    """A line on the machine, then all ratios of one device."""
     lines = [
-        f"{_machines(records)}. Ratio: time of the provider / time of the fused op, median of "
-        "paired rounds; above 1 the fused op is faster. A floor is the least work that the op "
-        "needs, as torch does it.",
+        f"{_machines(records)}.",
         "",
-        f"Against peers: {_extremes([r for r in others if r['role'] == 'peer'])}.",
+        f"Targets met: {_met(records)}.",
         "",
-        "| op | case | shape | provider | ratio (p20-p80) | worst round |",
-        "| --- | --- | --- | --- | ---: | ---: |",
+        "| op | case | shape | provider | ratio (p20-p80) | worst round | target | memory |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for record in others:
-        name = record["provider"]
-        if record["role"] == "floor":
-            name = f"floor: {name}"
-        cells = (
-            record["op"], record["case"], f"{record['shape']}, {record['dtype']}", name,
-            f"{_ratio(record['ratio'])} ({_ratio(record['p20'])}-{_ratio(record['p80'])})",
-            _ratio(record["worst"]),
-        )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+    for record in records:
+        if record["role"] == "fused" and not _fused_is_told(record):
+            continue
+        lines.append(f"| {' | '.join(_cells(record))} |")
     return "\n".join(lines)
+
+
+def _fused_is_told(record: dict) -> bool:
+    """The fused provider's own line holds only what is no ratio."""
+    return "target_microseconds" in record or "memory_megabytes" in record
+
+
+def _cells(record: dict) -> list[str]:
+    name = f"floor: {record['provider']}" if record["role"] == "floor" else record["provider"]
+    if record.get("clock", "host") != "host":
+        name = f"{name} ({record['clock']})"
+    case = record["case"]
+    if record.get("against", "fused") not in ("fused", record["provider"]):
+        case = f"{case}: {record['against']}"
+    ratio, worst = _ratio_cells(record)
+    head = [record["op"], case, f"{record['shape']}, {record['dtype']}", name]
+    return [*head, ratio, worst, _target_cell(record), _memory_cell(record)]
+
+
+def _ratio_cells(record: dict) -> tuple[str, str]:
+    if "absent" in record:
+        return f"left out: {record['absent']}", ""
+    if record["role"] == "fused":
+        return ("", "")
+    spread = f"{_ratio(record['p20'])}-{_ratio(record['p80'])}"
+    return f"{_ratio(record['ratio'])} ({spread})", _ratio(record["worst"])
+
+
+def _target_cell(record: dict) -> str:
+    if "target_microseconds" in record and "milliseconds" in record:
+        wanted, found = record["target_microseconds"], 1e3 * record["milliseconds"]
+        return f"{found:.1f} us of {wanted:.0f}, {'met' if found <= wanted else 'missed'}"
+    if record.get("target") is None or "ratio" not in record:
+        return ""
+    return f"{record['target']:.2f} {'met' if _ratio_met(record) else 'missed'}"
+
+
+def _memory_cell(record: dict) -> str:
+    if "memory_megabytes" not in record:
+        return ""
+    text = f"{record['memory_megabytes']:.3g} MB"
+    if record["role"] == "fused":
+        return text
+    text += f", {record['memory_ratio']:.3g}x"
+    if (wanted := record["memory_target"]) is None:
+        return text
+    return f"{text} of {wanted:g}x, {'met' if record['memory_ratio'] >= wanted else 'missed'}"
+
+
+def _ratio_met(record: dict) -> bool:
+    """A target of 1 asks for "not slower beyond noise": the 80th percentile may reach it."""
+    found = record["p80"] if record["target"] == 1.0 else record["ratio"]
+    return found >= record["target"]
+
+
+def _met(records: list[dict]) -> str:
+    """Targets of all kinds that are met, and how many there are."""
+    verdicts = [_ratio_met(r) for r in records if r.get("target") is not None and "ratio" in r]
+    verdicts += [
+        r["memory_ratio"] >= r["memory_target"] for r in records if r.get("memory_target")
+    ]
+    verdicts += [
+        1e3 * r["milliseconds"] <= r["target_microseconds"]
+        for r in records
+        if "target_microseconds" in r and "milliseconds" in r
+    ]
+    return f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "none set"
 
 
 def _ratio(value: float) -> str:
@@ -93,28 +193,25 @@ def _ratio(value: float) -> str:
 
 def _machines(records: list[dict]) -> str:
     """Where, with what and when the records were taken; they may come from several runs."""
-    facts = {
-        (
+    facts = {}
+    for r in records:
+        software = [f"torch {r['torch']}"]
+        if r.get("cudnn"):
+            software += [f"CUDA {r['cuda']}", f"cuDNN {r['cudnn']}"]
+        text = (
             f"{r['device_name']} ({r['device']}, {r['instruction_set'] or 'no extension'}), "
-            f"{r['threads']} thread{'s' if r['threads'] > 1 else ''}, torch {r['torch']}, "
+            f"{r['threads']} thread{'s' if r['threads'] > 1 else ''}, {', '.join(software)}, "
             f"vireid_fast {r['vireid_fast']} at {(r['git_sha'] or 'no commit')[:10]}, "
             f"{r['date'][:10]}"
-        ): None
-        for r in records
-    }
+        )
+        facts[text] = None
     return "; ".join(facts)
 
 
-def _extremes(peers: list[dict]) -> str:
-    """Best and worst case, as they are told beside each other."""
-
-    def describe(record: dict) -> str:
-        place = f"{record['op']}, {record['case']}, to {record['provider']}"
-        return f"{_ratio(record['ratio'])} ({place})"
-
-    best = max(peers, key=lambda record: record["ratio"])
-    worst = min(peers, key=lambda record: record["ratio"])
-    return f"best {describe(best)}, worst {describe(worst)}"
+def _extreme(peers: list[dict], choose: Callable[..., dict]) -> str:
+    """The best or worst record as it is told in the summary."""
+    record = choose(peers, key=lambda peer: peer["ratio"])
+    return f"{_ratio(record['ratio'])}: {record['case']}, to {record['provider']}"
 
 
 def replace_block(path: Path, name: str, content: str) -> None:
@@ -130,7 +227,9 @@ def write_tables() -> None:
     replace_block(ROOT / "README.md", "results", summary_table())
     replace_block(ROOT / "docs" / "results.md", "summary", summary_table())
     replace_block(ROOT / "docs" / "results.md", "seeds", seed_table())
-    replace_block(ROOT / "docs" / "results.md", "ops", op_table())
+    replace_block(ROOT / "README.md", "performance", performance_table())
+    for group in GROUPS:
+        replace_block(ROOT / "docs" / "performance.md", group, group_table(group))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,19 @@
 """Interleaved timing: every round runs all providers, so that noise hits each of them alike."""
 
 import math
-import platform
-import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from stopwatches import CaptureError, Stopwatch, host_stopwatch, stopwatches
 
-from vireid_fast import __version__
-from vireid_fast._extension import instruction_set
-
-ROOT = Path(__file__).resolve().parents[1]
 FUSED = "fused"
+Role = Literal["fused", "variant", "reference", "peer", "floor"]
+Target = float | Mapping[str, float] | None
 
-_CASE_SECONDS = 6.0  # first calls and rounds of one case; its inputs and its gate come on top
-_MIN_ROUNDS, _MAX_ROUNDS = 3, 60
 _WARM_UP_SECONDS = 0.05
 # One sample repeats a quick call, so that the clock and one interrupt weigh little.
 _SAMPLE_SECONDS = 0.02
@@ -32,83 +24,166 @@ class Provider:
     """One way to compute a case.
 
     Attributes:
-        name: As it stands in the tables; "fused" is the one that all others are compared to.
-        role: "floor" marks the least work that the op needs, as torch does it; its output is not
-            that of the op.
-        run: Computes the result.
+        name: As it stands in the tables.
+        role: "fused" is what the package does by itself, the one that all others are compared to
+            (a case may have several: one per prompt template); "variant" another way of ours;
+            "floor" the least work that the op needs, as torch does it, whose output is not that of
+            the op.
+        run: Computes the result; None: it cannot run here, for the reason in `absent`.
         scale: Factor on the measured time; a floor may be a share of what it runs.
+        target: Ratio of times to the fused provider that we aim at, or one by fused provider. 1.0
+            reads "not slower beyond noise".
+        memory_target: The same for the ratio of peak memory.
+        absent: Why it cannot run.
+        only: Name of the one fused provider that it is compared to; empty: to all.
     """
 
     name: str
-    role: Literal["fused", "reference", "peer", "floor"]
-    run: Callable[[], Any]
+    role: Role
+    run: Callable[[], Any] | None
     scale: float = 1.0
+    target: Target = None
+    memory_target: Target = None
+    absent: str = ""
+    only: str = ""
+
+    def target_against(self, fused: str) -> float | None:
+        """Wanted ratio of times to one fused provider."""
+        return self.target.get(fused) if isinstance(self.target, Mapping) else self.target
+
+    def memory_target_against(self, fused: str) -> float | None:
+        """Wanted ratio of peak memory to one fused provider."""
+        wanted = self.memory_target
+        return wanted.get(fused) if isinstance(wanted, Mapping) else wanted
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long one case is measured.
+
+    Attributes:
+        seconds: First calls and rounds; inputs and gate come on top.
+        least_rounds: Rounds that are taken even if they last longer.
+        most_rounds: Rounds after which a quick case stops.
+    """
+
+    seconds: float = 6.0
+    least_rounds: int = 3
+    most_rounds: int = 60
 
 
 @dataclass
 class Comparison:
     """Times of several providers of one case, taken round by round.
 
+    On a GPU each sample exists twice: "eager" between two events, launches included, and "graph",
+    the replay of a captured graph of many calls.
+
     Attributes:
-        providers: The fused one among them.
+        providers: The fused ones among them; absent ones are not run.
         device: Device that they run on.
+        graphs: Also replay CUDA graphs.
         first_call: Seconds of the first call of each, compilation included.
-        samples: Seconds per call of each, one value per round.
+        samples: Seconds per call by (clock, provider), one value per round.
+        lost: Why a provider has no samples of a clock.
     """
 
     providers: tuple[Provider, ...]
     device: torch.device
+    graphs: bool = True
     first_call: dict[str, float] = field(default_factory=dict)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    _repeats: dict[str, int] = field(default_factory=dict)
+    samples: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    lost: dict[tuple[str, str], str] = field(default_factory=dict)
+    _clocks: dict[tuple[str, str], tuple[Stopwatch, int]] = field(default_factory=dict)
     _rounds_done: int = 0
 
+    @property
+    def fused(self) -> list[Provider]:
+        """The providers that all others are compared to."""
+        return [provider for provider in self.providers if provider.role == FUSED]
+
+    @property
+    def pairs(self) -> list[tuple[Provider, Provider]]:
+        """Every provider with each fused one that it is compared to; a fused one with itself."""
+        return [
+            (provider, fused)
+            for fused in self.fused
+            for provider in self.providers
+            if provider is fused or (provider.role != FUSED and provider.only in ("", fused.name))
+        ]
+
+    @property
+    def clocks(self) -> list[str]:
+        """Clocks that have samples, in the order of measuring."""
+        return list(dict.fromkeys(clock for clock, _ in self.samples))
+
     def first_outputs(self) -> dict[str, Any]:
-        """Call every provider once; what they return goes through the correctness gate."""
+        """Call every provider once; what they return goes through the correctness gate.
+
+        Memory that they do not write holds NaN meanwhile.
+        """
         outputs = {}
-        for provider in self.providers:
-            begin = time.perf_counter()
-            outputs[provider.name] = provider.run()
-            self._synchronize()
-            self.first_call[provider.name] = time.perf_counter() - begin
+        for provider in self._present():
+
+            def run(provider: Provider = provider) -> None:
+                outputs[provider.name] = provider.run()
+
+            with _poisoned_memory():
+                self.first_call[provider.name] = host_stopwatch(run, self.device)(1)
         return outputs
 
-    def warm_up(self) -> int:
+    def warm_up(self, budget: Budget) -> int:
         """Warm every provider up by time.
 
         Returns:
             Number of rounds that fit the time of one case.
         """
         per_round = 0.0
-        for provider in self.providers:
-            calls = self._warm_up_one(provider)
-            # The fastest call: one that was interrupted would make the samples too short.
-            self._repeats[provider.name] = math.ceil(_SAMPLE_SECONDS / min(calls))
-            self.samples[provider.name] = []
-            per_round += self._repeats[provider.name] * sum(calls) / len(calls)
-        left = _CASE_SECONDS - sum(self.first_call.values())
-        return min(max(int(left / per_round), _MIN_ROUNDS), _MAX_ROUNDS)
+        for provider in self._present():
+            for clock, make in stopwatches(self.device, self.graphs).items():
+                key = clock, provider.name
+                try:
+                    stopwatch = make(provider.run, self.device)
+                    calls = self._warm_up_one(provider, stopwatch)
+                except CaptureError as error:
+                    self.lost[key] = str(error)
+                    continue
+                # The fastest call: one that was interrupted would make the samples too short.
+                repeats = math.ceil(_SAMPLE_SECONDS / min(calls))
+                self._clocks[key] = stopwatch, repeats
+                self.samples[key] = []
+                per_round += repeats * sum(calls) / len(calls)
+        left = budget.seconds - sum(self.first_call.values())
+        return min(max(int(left / per_round), budget.least_rounds), budget.most_rounds)
 
     def round(self) -> None:
         """Take one sample of every provider; each round starts with another one."""
-        shift = self._rounds_done % len(self.providers)
-        for provider in self.providers[shift:] + self.providers[:shift]:
-            repeats = self._repeats[provider.name]
-            seconds = self._elapsed(provider.run, repeats) / repeats
-            self.samples[provider.name].append(provider.scale * seconds)
+        keys = list(self._clocks)
+        shift = self._rounds_done % len(keys)
+        scales = {provider.name: provider.scale for provider in self.providers}
+        for key in keys[shift:] + keys[:shift]:
+            stopwatch, repeats = self._clocks[key]
+            self.samples[key].append(scales[key[1]] * stopwatch(repeats))
         self._rounds_done += 1
 
-    def summary(self, provider: Provider) -> dict[str, Any]:
+    def summary(self, provider: Provider, fused: Provider, clock: str) -> dict[str, Any]:
         """Median, p20 and p80 of the ratio to the fused provider of the same round.
 
         `ratio`, `p20`, `p80` and `worst`, the least favourable round, are above 1 where the fused
-        provider is the faster one.
+        provider is the faster one. A provider without samples gives the reason in `absent`.
         """
-        samples = np.array(self.samples[provider.name])
-        ratios = samples / np.array(self.samples[FUSED])
+        named = {"provider": provider.name, "role": provider.role, "against": fused.name,
+                 "clock": clock, "target": provider.target_against(fused.name)}  # fmt: skip
+        lost = [
+            provider.absent,
+            *(self.lost.get((clock, one.name), "") for one in (provider, fused)),
+        ]
+        if reason := next(filter(None, lost), ""):
+            return {**named, "absent": reason}
+        samples = np.array(self.samples[clock, provider.name])
+        ratios = samples / np.array(self.samples[clock, fused.name])
         return {
-            "provider": provider.name,
-            "role": provider.role,
+            **named,
             "ratio": float(np.median(ratios)),
             "p20": float(np.percentile(ratios, 20)),
             "p80": float(np.percentile(ratios, 80)),
@@ -118,76 +193,24 @@ class Comparison:
             "first_call_milliseconds": 1e3 * provider.scale * self.first_call[provider.name],
         }
 
-    def _warm_up_one(self, provider: Provider) -> list[float]:
+    def _present(self) -> list[Provider]:
+        return [provider for provider in self.providers if provider.run is not None]
+
+    def _warm_up_one(self, provider: Provider, stopwatch: Stopwatch) -> list[float]:
         """Seconds of each call. The first call was the warm-up of a provider that takes long."""
-        if self.first_call[provider.name] > 10 * _WARM_UP_SECONDS:
+        if self.first_call[provider.name] > 10 * _WARM_UP_SECONDS and self.device.type == "cpu":
             return [self.first_call[provider.name]]
         calls: list[float] = []
         while sum(calls) < _WARM_UP_SECONDS:
-            calls.append(self._elapsed(provider.run, 1))
+            calls.append(stopwatch(1))
         return calls
 
-    def _elapsed(self, run: Callable[[], Any], repeats: int) -> float:
-        self._synchronize()
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        self._synchronize()
-        return time.perf_counter() - begin
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a time depends on besides the case."""
-    on_gpu = device.type == "cuda"
-    return {
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "instruction_set": instruction_set(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "numpy": np.__version__,
-        "vireid_fast": __version__,
-        "git_sha": _git_sha(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_name() -> str:
-    """The model's name where the system tells it (Linux)."""
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """Fill memory that torch hands out with NaN, so that an unwritten value fails the gate."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_sha() -> str | None:
-    """Commit of the checkout, with a + where files differ from it; None outside a checkout."""
-    sha = _git("rev-parse", "HEAD")
-    # Result files are the outcome of a run, not a change of what was measured.
-    changed = _git("status", "--porcelain", "--", ":/", ":(exclude,top)benchmarks/results")
-    return f"{sha}+" if sha and changed else sha
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)

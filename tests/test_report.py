@@ -1,6 +1,7 @@
-"""The tables in README.md and docs/results.md are what the result files say."""
+"""The tables in README.md and docs/ are what the result files say."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,65 @@ def _block(path: str, name: str) -> str:
         ("README.md", "results", "summary_table"),
         ("docs/results.md", "summary", "summary_table"),
         ("docs/results.md", "seeds", "seed_table"),
-        ("docs/results.md", "ops", "op_table"),
+        ("README.md", "performance", "performance_table"),
     ],
 )
 def test_tables_are_generated(report, path, name, table):
     assert _block(path, name) == getattr(report, table)()
+
+
+def test_performance_tables_are_generated(report):
+    for group in report.GROUPS:
+        assert _block("docs/performance.md", group) == report.group_table(group)
+
+
+def test_every_group_of_cases_has_a_table(report):
+    modules = {path.stem for path in (ROOT / "benchmarks" / "cases").glob("*.py")}
+    assert modules - {"__init__", "case"} == report.GROUPS.keys()
+
+
+HEAD = {
+    "op": "f", "case": "a", "shape": "2 x 3", "dtype": "float32", "device": "cpu",
+    "device_name": "M", "threads": 1, "instruction_set": None, "torch": "2", "vireid_fast": "0",
+    "git_sha": None, "date": "2026-01-01T00:00:00+00:00", "p20": 1.0, "p80": 1.1, "worst": 0.9,
+    "milliseconds": 0.02, "against": "fused", "clock": "host",
+}  # fmt: skip
+
+
+def _tables(report, folder, *records):
+    (folder / "attention").mkdir()
+    text = json.dumps([{**HEAD, **record} for record in records])
+    (folder / "attention" / f"{records[0].get('device', 'cpu')}.json").write_text(text)
+    return report.group_table("attention", folder), report.performance_table(folder)
+
+
+def test_targets_stand_beside_what_was_measured(report, tmp_path):
+    group, summary = _tables(
+        report, tmp_path,
+        {"provider": "slow", "role": "peer", "ratio": 1.05, "target": 1.2},
+        {"provider": "even", "role": "peer", "ratio": 0.98, "target": 1.0},
+        {"provider": "large", "role": "peer", "ratio": 3.0, "memory_megabytes": 80.0,
+         "memory_ratio": 4.0, "memory_target": 5.0},
+        {"provider": "gone", "role": "peer", "absent": "not installed", "target": None},
+        {"provider": "least", "role": "floor", "ratio": 0.05, "target": None},
+    )  # fmt: skip
+    assert "| slow | 1.05 (1.00-1.10) | 0.90 | 1.20 missed |" in group
+    assert "| even | 0.98 (1.00-1.10) | 0.90 | 1.00 met |" in group
+    assert "| 80 MB, 4x of 5x, missed |" in group
+    assert "| gone | left out: not installed |" in group and "floor: least | 0.050" in group
+    assert "3.00: a, to large | 0.98: a, to even | 1 of 3 |" in summary
+    assert "| text tower | | not measured" in summary
+    assert "GPU figures are not measured yet" in summary
+
+
+def test_gpu_times_have_targets_in_microseconds(report, tmp_path):
+    group, summary = _tables(
+        report, tmp_path,
+        {"provider": "fused", "role": "fused", "ratio": 1.0, "device": "cuda", "clock": "graph",
+         "target_microseconds": 32.0, "cudnn": 91900, "cuda": "13.0"},
+    )  # fmt: skip
+    assert "| fused (graph) |  |  | 20.0 us of 32, met |" in group and "cuDNN 91900" in group
+    assert "1 of 1" in summary and "not measured yet: `bench" not in summary
 
 
 def test_readme_is_short():

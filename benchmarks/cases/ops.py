@@ -1,66 +1,20 @@
-"""The benchmark cases: inputs at real sizes, providers, correctness gate and floor of each.
+"""Retrieval ops: distances, nearest neighbours, re-ranking, ranks."""
 
-A case is one entry of `CASES`. Sizes: SYSU-MM01 all-search single-shot has 3803 queries and 301
-gallery images, RegDB 2060 and 2060; CLIP features have 2048 (RN50 map) or 512 (projected) values.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from baselines import cat_and_add, dense_rerank, matmul_top_k, rank_statistics_loop
+from baselines.retrieval import dense_rerank, matmul_top_k, rank_statistics_loop
 from timing import Provider
 from torch import Tensor
 
-from vireid_fast import (
-    knn,
-    pairwise_distance,
-    prompt_injection,
-    rank_statistics,
-    rerank,
-)
-from vireid_fast.testing import assert_error_budget, make_features, make_prompt_inputs
+from cases.case import Case, Workload, peers_of
+from vireid_fast import knn, pairwise_distance, rank_statistics, rerank
+from vireid_fast.testing import assert_error_budget, make_features
 
 # Rows of a large result that the gate holds against float64, spread over the whole.
 _GATE_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Providers on one set of inputs, and the gate that their first outputs must pass.
-
-    Attributes:
-        providers: The fused one first.
-        check: Takes the outputs by provider name; raises AssertionError where one is wrong.
-    """
-
-    providers: tuple[Provider, ...]
-    check: Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the benchmark.
-
-    Attributes:
-        op: Public function.
-        name: What the case stands for.
-        shape: Sizes of the inputs, as text.
-        build: Makes the inputs on a device.
-        dtype: Name of the dtype of the inputs.
-    """
-
-    op: str
-    name: str
-    shape: str
-    build: Callable[[torch.device], Workload]
-    dtype: str = "float32"
-
-    def __str__(self) -> str:
-        return f"{self.op}-{self.name}"
 
 
 def _distance(rows: int, columns: int, width: int, naive: bool, device: torch.device) -> Workload:
@@ -86,7 +40,7 @@ def _distance(rows: int, columns: int, width: int, naive: bool, device: torch.de
         reference = pairwise_distance(x[chosen], y, backend="reference")
         exact = pairwise_distance(x[chosen].double(), y.double(), backend="reference")
         assert_error_budget(outputs["fused"][chosen], reference, exact)
-        for name in _peers(providers):
+        for name in peers_of(providers):
             # The GEMM form of a peer cancels; this only makes sure that it does the same work.
             torch.testing.assert_close(outputs[name][chosen].double(), exact, rtol=1e-4, atol=0)
 
@@ -114,7 +68,7 @@ def _neighbours(items: int, width: int, k: int, naive: bool, device: torch.devic
             wide[chosen], wide, metric="squared_euclidean", backend="reference"
         )
         assert_error_budget(outputs["fused"].distances[chosen], reference.distances, exact)
-        for name in ("fused", *_peers(providers)):
+        for name in ("fused", *peers_of(providers)):
             distances, indices = outputs[name][:2]
             # Rounding may swap near neighbours: what counts is how near the found ones are.
             found = every.gather(1, indices[chosen])
@@ -175,52 +129,6 @@ def _ranks(
     return Workload(providers, check)
 
 
-def _prompts(prompts: int, classes: int, backward: bool, device: torch.device) -> Workload:
-    length, width, tokens, start = 12, 512, 4, 5  # "A photo of a X X X X person."
-    inputs = make_prompt_inputs(prompts, length, width, classes, tokens, start, device=device)
-    grad = make_features(prompts * length, width, device=device).view(prompts, length, width)
-    inputs.context.requires_grad_(backward)
-
-    def provide(inject: Callable[..., Tensor]) -> Callable[[], Sequence[Tensor]]:
-        def run() -> Sequence[Tensor]:
-            out = inject(*inputs)
-            return (out, *torch.autograd.grad(out, inputs.context, grad)) if backward else (out,)
-
-        return run
-
-    # Forward: writes the prompts, reads the context of each, the template and the positions.
-    # Backward: reads the context's window of the gradient, writes the gradient of all contexts.
-    window = prompts * tokens * width
-    moved = prompts * length * width + window + 2 * length * width
-    moved += window + classes * tokens * width if backward else 0
-    source, target = grad, torch.empty_like(grad)
-    providers = (
-        Provider("fused", "fused", provide(prompt_injection)),
-        Provider("torch cat + add", "peer", provide(cat_and_add)),
-        Provider("reference", "reference", provide(partial(prompt_injection, backend="reference"))),
-        # A copy of the prompts reads and writes 2 x numel; the op moves another number of bytes.
-        Provider(
-            "bytes moved at the copy rate", "floor", lambda: target.copy_(source),
-            scale=moved / (2 * grad.numel()),
-        ),
-    )  # fmt: skip
-
-    def check(outputs: dict[str, Sequence[Tensor]]) -> None:
-        wide = inputs._replace(
-            template=inputs.template.double(), positions=inputs.positions.double(),
-            context=inputs.context.detach().double().requires_grad_(backward),
-        )  # fmt: skip
-        exact = [prompt_injection(*wide, backend="reference")]
-        if backward:
-            exact += torch.autograd.grad(exact[0], wide.context, grad.double())
-        for name in ("fused", "torch cat + add"):
-            parts = zip(outputs[name], outputs["reference"], exact, strict=True)
-            for found, reference, value in parts:
-                assert_error_budget(found.detach(), reference.detach(), value.detach())
-
-    return Workload(providers, check)
-
-
 def _identity_features(items: int, width: int) -> Tensor:
     """Features of 20 images an identity, so that reciprocal sets have the size of real ones."""
     identities = max(1, items // 20)
@@ -234,47 +142,37 @@ def _gate_rows(rows: int, device: torch.device) -> Tensor:
     return torch.linspace(0, rows - 1, min(rows, _GATE_ROWS), device=device).long()
 
 
-def _peers(providers: Sequence[Provider]) -> list[str]:
-    return [provider.name for provider in providers if provider.role in ("peer", "reference")]
-
+_case = partial(Case, "ops", graphs=False)
 
 # The reference of a distance takes seconds at full size; a case of its own times it on fewer rows.
 CASES = (
-    Case(
+    _case(
         "pairwise_distance", "SYSU", "3803 x 301, D 2048",
         partial(_distance, 3803, 301, 2048, False),
     ),
-    Case(
+    _case(
         "pairwise_distance", "RegDB", "2060 x 2060, D 512",
         partial(_distance, 2060, 2060, 512, False),
     ),
-    Case(
+    _case(
         "pairwise_distance", "128 queries of SYSU", "128 x 301, D 2048",
         partial(_distance, 128, 301, 2048, True),
     ),
-    Case("knn", "5000 items", "N 5000, D 512, k 21", partial(_neighbours, 5000, 512, 21, False)),
-    Case("knn", "500 items", "N 500, D 512, k 21", partial(_neighbours, 500, 512, 21, True)),
-    Case("rerank", "5000 items", "1000 x 4000, D 512", partial(_rerank, 1000, 4000, 512)),
-    Case("rerank", "1000 items", "200 x 800, D 512", partial(_rerank, 200, 800, 512)),
-    Case(
+    _case("knn", "5000 items", "N 5000, D 512, k 21", partial(_neighbours, 5000, 512, 21, False)),
+    _case("knn", "500 items", "N 500, D 512, k 21", partial(_neighbours, 500, 512, 21, True)),
+    _case("rerank", "5000 items", "1000 x 4000, D 512", partial(_rerank, 1000, 4000, 512)),
+    _case("rerank", "1000 items", "200 x 800, D 512", partial(_rerank, 200, 800, 512)),
+    _case(
         "rank_statistics", "SYSU", "3803 x 301, 96 identities",
         partial(_ranks, 3803, 301, 96, True),
     ),
-    Case(
+    _case(
         "rank_statistics", "RegDB", "2060 x 2060, 206 identities",
         partial(_ranks, 2060, 2060, 206, False),
     ),
     # Worst case: the kernel counts against the positives, and a fifth of the gallery is positive.
-    Case(
+    _case(
         "rank_statistics", "many positives", "2060 x 2060, 5 identities",
         partial(_ranks, 2060, 2060, 5, False),
-    ),
-    *(
-        Case(
-            "prompt_injection", f"{prompts} prompts, {'forward + backward' if back else 'forward'}",
-            f"{prompts} x 12 x 512 of 395 classes", partial(_prompts, prompts, 395, back),
-        )
-        for prompts in (64, 395)
-        for back in (False, True)
     ),
 )  # fmt: skip

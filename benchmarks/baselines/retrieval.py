@@ -1,4 +1,4 @@
-"""Peers of the fused ops, written for the comparison: what one would write in numpy or torch."""
+"""Peers of the retrieval ops: what one would write in numpy or torch."""
 
 import numpy as np
 import torch
@@ -11,16 +11,6 @@ def matmul_top_k(query: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tenso
     """Squared distances by one GEMM and `topk`: values and indices, each (Q, k)."""
     norms = query.square().sum(1, keepdim=True) + database.square().sum(1)
     return torch.addmm(norms, query, database.T, alpha=-2).topk(k, largest=False)
-
-
-def cat_and_add(
-    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int
-) -> Tensor:
-    """Prompts as CoOp builds them: prefix, context and suffix joined, positions added."""
-    num_prompts = labels.shape[0]
-    prefix = template[:start].expand(num_prompts, -1, -1)
-    suffix = template[start + context.shape[1] :].expand(num_prompts, -1, -1)
-    return torch.cat([prefix, context[labels], suffix], dim=1) + positions
 
 
 def rank_statistics_loop(

@@ -1,0 +1,1 @@
+"""Peers, written for the comparison: what one would write without the package."""

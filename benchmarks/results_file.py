@@ -1,0 +1,70 @@
+"""Result files: one JSON list a group and device, of flat records, one a case and provider."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cases import GROUPS, Case
+from machine import ROOT, environment
+from timing import Comparison
+
+from vireid_fast._files import atomic_write
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+class ResultFile:
+    """Records of one group on one device.
+
+    Cases that a run does not reach keep their records, so that a part can be measured anew.
+
+    Args:
+        folder: Folder of all result files.
+        group: Key of `GROUPS`.
+        device: Device type.
+    """
+
+    def __init__(self, folder: Path, group: str, device: str) -> None:
+        self._path = folder / group / f"{device}.json"
+        text = self._path.read_text(encoding="utf-8") if self._path.exists() else "[]"
+        cases = [case for case in GROUPS[group] if device in case.devices]
+        self._order = {_key(case): order for order, case in enumerate(cases)}
+        self._records = [r for r in json.loads(text) if (r["op"], r["case"]) in self._order]
+
+    def forget(self, case: Case) -> None:
+        """Remove a case; it has no time until it passes its gate again."""
+        self._records = [
+            record for record in self._records if (record["op"], record["case"]) != _key(case)
+        ]
+
+    def add(self, case: Case, comparison: Comparison, memory: dict[str, int]) -> None:
+        """Take over the times of a case, and the peak memory of the providers that have one."""
+        head = {"op": case.op, "case": case.name, "shape": case.shape, "dtype": case.dtype}
+        facts = environment(comparison.device)
+        first = comparison.fused[0]
+        for clock in comparison.clocks:
+            for provider, fused in comparison.pairs:
+                record = {**head, **comparison.summary(provider, fused, clock)}
+                if provider is first and case.microseconds and clock == "graph":
+                    record["target_microseconds"] = case.microseconds
+                if provider.name in memory and fused.name in memory:
+                    record |= {
+                        "memory_megabytes": memory[provider.name] / 1e6,
+                        "memory_ratio": memory[provider.name] / max(memory[fused.name], 1),
+                        "memory_target": provider.memory_target_against(fused.name),
+                    }
+                self._records.append({**record, **facts})
+
+    def write(self) -> None:
+        """Write all records in the order of the cases."""
+        records: list[dict[str, Any]] = sorted(
+            self._records, key=lambda record: self._order[record["op"], record["case"]]
+        )
+        if not records:
+            return
+        with atomic_write(self._path) as path:
+            path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _key(case: Case) -> tuple[str, str]:
+    return case.op, case.name
