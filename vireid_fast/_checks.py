@@ -56,13 +56,15 @@ def require_shape(what: str, argument: str, value: Tensor, shape: Sequence[int |
     if not isinstance(value, Tensor):
         require_tensor(what, argument, value)
     sizes = value.shape
-    fits = len(sizes) == len(shape)
-    for want, have in zip(shape, sizes, strict=False):
-        fits = fits and (want == have or isinstance(want, str))
+    if len(sizes) == len(shape):
+        for want, have in zip(shape, sizes, strict=True):
+            if want != have and not isinstance(want, str):
+                break
+        else:
+            return
     # The sentence is made on failure only: torch.compile cannot print a symbolic size.
-    if not fits:
-        text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
-        require(False, what, argument, f"have shape {text}", tuple(value.shape))
+    text = "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+    require(False, what, argument, f"have shape {text}", tuple(value.shape))
 
 
 def require_same_device(what: str, **tensors: Tensor) -> None:
@@ -85,6 +87,26 @@ def require_finite(what: str, argument: str, value: Tensor) -> None:
         )  # fmt: skip
 
 
+def may_read_values() -> bool:
+    """Whether the host may read tensors now: not while a graph is traced or captured."""
+    if torch.compiler.is_compiling():
+        return False
+    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
+def require_class_labels(
+    what: str, argument: str, labels: Tensor, num_classes: int, remedy: str
+) -> None:
+    """Raise ValueError unless labels lie in [0, num_classes); unchecked where none may be read."""
+    if labels.numel() == 0 or not may_read_values():
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    require(
+        low >= 0 and high < num_classes, what, argument, f"be in [0, {num_classes})",
+        low if low < 0 else high, remedy,
+    )  # fmt: skip
+
+
 def require_choice(what: str, argument: str, value: object, choices: Iterable[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     options = choices if isinstance(choices, tuple) else list(choices)
@@ -100,6 +122,12 @@ def require_no_grad(what: str, **tensors: Tensor) -> None:
                 f"{what}: {name} must not require a gradient, since {what} is not differentiable, "
                 f"got requires_grad=True. Pass {name}.detach()."
             )
+
+
+def require_number(what: str, argument: str, value: object) -> None:
+    """Raise TypeError unless `value` is a Python number; a tensor might want a gradient."""
+    if not isinstance(value, (int, float)):
+        require(False, what, argument, "be a number", repr(value), error=TypeError)
 
 
 def positive_int(what: str, argument: str, value: object) -> int:

@@ -35,7 +35,13 @@ struct AttentionForward {
   float* lse;
 };
 
-// The rows of `grad` and of lse are those of the forward's `out`.
+// Calls body(context, i) for all i < count, in any order and perhaps at once.
+using RunAll = void (*)(int64_t count, void (*body)(const void* context, int64_t i),
+                        const void* context);
+
+// The rows of `grad` and of lse are those of the forward's `out`. The queries go in blocks, of which
+// `blocks` are held at a time; `run` does what writes to places of its own, so that neither has any
+// effect on the result.
 struct AttentionBackward {
   Element element;
   int64_t width;
@@ -43,12 +49,15 @@ struct AttentionBackward {
   SourceRows grad, query, key, value;
   const float* lse;
   TargetRows grad_query, grad_key, grad_value;
+  int64_t blocks;
+  RunAll run;
 };
 
 // Scratch sizes are in floats; the kernels want it aligned to 64 bytes.
 struct AttentionKernels {
   int64_t (*forward_scratch)(int64_t queries, int64_t keys, int64_t width);
-  int64_t (*backward_scratch)(int64_t queries, int64_t keys, int64_t width);
+  int64_t (*backward_blocks)(int64_t queries, int64_t keys);
+  int64_t (*backward_scratch)(int64_t queries, int64_t keys, int64_t width, int64_t blocks);
   void (*forward)(const AttentionForward& unit, float* scratch);
   void (*backward)(const AttentionBackward& unit, float* scratch);
 };

@@ -162,73 +162,121 @@ int64_t backward_rows(int64_t queries, int64_t keys) {
   return smaller(queries, fitting < kMaxRows ? kMaxRows : fitting);
 }
 
-int64_t backward_scratch(int64_t queries, int64_t keys, int64_t width) {
-  const int64_t rows = backward_rows(queries, keys);
-  const int64_t tile = keys > queries ? keys : queries;
-  return 2 * aligned(panelled(width, keys)) + 3 * aligned(panelled(keys, width)) +
-         2 * aligned(panelled(rows, keys)) + 3 * aligned(panelled(rows, width)) + aligned(tile);
+EvenSpans blocks_of(int64_t queries, int64_t keys) {
+  return {queries, backward_rows(queries, keys)};
 }
 
-// c (keys, width) += left (rows, keys)^T right (rows, width).
-inline void add_outer(const float* left, const float* right, int64_t rows, int64_t keys,
+int64_t backward_blocks(int64_t queries, int64_t keys) { return blocks_of(queries, keys).count(); }
+
+// What the backward holds of one block of queries.
+struct Block {
+  float *scores, *slopes, *query, *grad, *grad_query, *factors;
+
+  Block(Arena& arena, int64_t rows, int64_t keys, int64_t width)
+      : scores(arena.take(panelled(rows, keys))),
+        slopes(arena.take(panelled(rows, keys))),
+        query(arena.take(panelled(rows, width))),
+        grad(arena.take(panelled(rows, width))),
+        grad_query(arena.take(panelled(rows, width))),
+        factors(arena.take(rows)) {}
+
+  static int64_t floats(int64_t rows, int64_t keys, int64_t width) {
+    return 2 * aligned(panelled(rows, keys)) + 3 * aligned(panelled(rows, width)) + aligned(rows);
+  }
+};
+
+int64_t backward_scratch(int64_t queries, int64_t keys, int64_t width, int64_t blocks) {
+  const int64_t rows = backward_rows(queries, keys);
+  return 2 * aligned(panelled(width, keys)) + 3 * aligned(panelled(keys, width)) + aligned(keys) +
+         blocks * Block::floats(rows, keys, width);
+}
+
+// The rows of panel `i` of c (keys, width) += left (rows, keys)^T right (rows, width).
+inline void add_outer(int64_t i, const float* left, const float* right, int64_t rows, int64_t keys,
                       int64_t width, bool accumulate, float* c) {
   const int64_t panel = rows * kPanel;
-  for (int64_t column = 0; column < keys; column += kPanel, left += panel) {
-    in_even_spans(smaller(kPanel, keys - column), kMaxRows, [&](int64_t first, int64_t count) {
-      multiply<true>(count, {{left + first, panel}, {right, panel}, width, rows,
-                             c + (column + first) * kPanel, keys * kPanel, accumulate});
-    });
-  }
+  const int64_t column = i * kPanel;
+  left += i * panel;
+  in_even_spans(smaller(kPanel, keys - column), kMaxRows, [&](int64_t first, int64_t count) {
+    multiply<true>(count, {{left + first, panel}, {right, panel}, width, rows,
+                           c + (column + first) * kPanel, keys * kPanel, accumulate});
+  });
+}
+
+// The keys and values of one sequence, packed for the products of the backward.
+struct PackedKeys {
+  const float *key_transposed, *value_transposed, *key;
+};
+
+// Probabilities and slopes of the block of `rows` queries from `first` on, and its query gradient.
+template <typename E>
+void differentiate_block(const AttentionBackward& unit, const PackedKeys& packed, int64_t first,
+                         int64_t rows, const Block& block) {
+  const int64_t keys = unit.key.count;
+  const int64_t width = unit.width;
+  const int64_t panel = rows * kPanel;
+  pack<E>(unit.query, first, rows, width, unit.scale * kLog2E, block.query);
+  pack<E>(unit.grad, first, rows, width, 1.0f, block.grad);
+  in_even_spans(rows, kMaxRows, [&](int64_t start, int64_t count) {
+    const int64_t at = start * kPanel;
+    const auto times = [&](const float* left, const float* right, float* c) {
+      multiply<false>(
+          count, {{left + at, panel}, {right, width * kPanel}, keys, width, c + at, panel, false});
+    };
+    times(block.query, packed.key_transposed, block.scores);
+    times(block.grad, packed.value_transposed, block.slopes);
+    const TileRows tile{block.scores + at, panel, count, keys};
+    float lse[kMaxRows];
+    for (int64_t i = 0; i < count; ++i) {
+      lse[i] = unit.lse[index_of(unit.grad, first + start + i)];
+      block.factors[start + i] = unit.scale;
+    }
+    hide_padding(tile);
+    differentiate(tile, block.slopes - block.scores, lse);
+    multiply<false>(count, {{block.slopes + at, panel}, {packed.key, keys * kPanel}, width, keys,
+                            block.grad_query + at, panel, false});
+  });
+  unpack<E>(block.grad_query, block.factors, first, rows, width, unit.grad_query);
 }
 
 template <typename E>
 void backward_unit(const AttentionBackward& unit, float* scratch) {
-  const int64_t queries = unit.query.count;
   const int64_t keys = unit.key.count;
   const int64_t width = unit.width;
-  const int64_t most = backward_rows(queries, keys);
+  const EvenSpans blocks = blocks_of(unit.query.count, keys);
   Arena arena{scratch};
   float* key_transposed = arena.take(panelled(width, keys));
   float* value_transposed = arena.take(panelled(width, keys));
   float* key = arena.take(panelled(keys, width));
   float* grad_key = arena.take(panelled(keys, width));
   float* grad_value = arena.take(panelled(keys, width));
-  float* scores = arena.take(panelled(most, keys));
-  float* slopes = arena.take(panelled(most, keys));
-  float* query = arena.take(panelled(most, width));
-  float* grad = arena.take(panelled(most, width));
-  float* grad_query = arena.take(panelled(most, width));
-  float* factors = arena.take(keys > queries ? keys : queries);
+  float* factors = arena.take(keys);
   pack_transposed<E>(unit.key, width, key_transposed);
   pack_transposed<E>(unit.value, width, value_transposed);
   pack<E>(unit.key, 0, keys, width, 1.0f, key);
-  in_even_spans(queries, most, [&](int64_t block, int64_t rows) {
-    const int64_t panel = rows * kPanel;
-    pack<E>(unit.query, block, rows, width, unit.scale * kLog2E, query);
-    pack<E>(unit.grad, block, rows, width, 1.0f, grad);
-    in_even_spans(rows, kMaxRows, [&](int64_t first, int64_t count) {
-      const int64_t at = first * kPanel;
-      const auto times = [&](const float* left, const float* right, float* c) {
-        multiply<false>(count, {{left + at, panel}, {right, width * kPanel}, keys, width, c + at,
-                                panel, false});
-      };
-      times(query, key_transposed, scores);
-      times(grad, value_transposed, slopes);
-      const TileRows tile{scores + at, panel, count, keys};
-      float lse[kMaxRows];
-      for (int64_t i = 0; i < count; ++i) {
-        lse[i] = unit.lse[index_of(unit.grad, block + first + i)];
-        factors[first + i] = unit.scale;
-      }
-      hide_padding(tile);
-      differentiate(tile, slopes - scores, lse);
-      multiply<false>(count, {{slopes + at, panel}, {key, keys * kPanel}, width, keys,
-                              grad_query + at, panel, false});
+  const PackedKeys packed{key_transposed, value_transposed, key};
+  const int64_t floats = Block::floats(blocks.most, keys, width);
+  const auto held = [&](int64_t i) {
+    Arena part{arena.next + i * floats};
+    return Block(part, blocks.most, keys, width);
+  };
+  for (int64_t first = 0; first < blocks.count(); first += unit.blocks) {
+    const int64_t number = smaller(unit.blocks, blocks.count() - first);
+    run_all(unit.run, number, [&](int64_t i) {
+      blocks.visit(first + i, [&](int64_t start, int64_t rows) {
+        differentiate_block<E>(unit, packed, start, rows, held(i));
+      });
     });
-    unpack<E>(grad_query, factors, block, rows, width, unit.grad_query);
-    add_outer(scores, grad, rows, keys, width, block > 0, grad_value);
-    add_outer(slopes, query, rows, keys, width, block > 0, grad_key);
-  });
+    run_all(unit.run, panels(keys), [&](int64_t panel) {
+      for (int64_t i = 0; i < number; ++i) {
+        const Block block = held(i);
+        blocks.visit(first + i, [&](int64_t start, int64_t rows) {
+          add_outer(panel, block.scores, block.grad, rows, keys, width, start > 0, grad_value);
+          add_outer(panel, block.slopes, block.query, rows, keys, width, start > 0, grad_key);
+        });
+      }
+    });
+  }
   for (int64_t i = 0; i < keys; ++i) factors[i] = 1.0f;
   unpack<E>(grad_value, factors, 0, keys, width, unit.grad_value);
   // The queries were packed with the scale and log2(e) in them.
@@ -260,6 +308,7 @@ void backward(const AttentionBackward& unit, float* scratch) {
 
 }  // namespace
 
-const AttentionKernels VIREID_TABLE = {forward_scratch, backward_scratch, forward, backward};
+const AttentionKernels VIREID_TABLE = {forward_scratch, backward_blocks, backward_scratch,
+                                       forward, backward};
 
 }  // namespace vireid_fast

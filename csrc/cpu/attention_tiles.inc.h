@@ -322,15 +322,32 @@ inline void multiply(int64_t rows, const Product& product) {
   multiply_rows<Rows, Transposed>(product);
 }
 
-// Calls body(first, count) for spans of [0, total) of nearly equal size, at most `most` each.
+// Spans of [0, total) of nearly equal size, at most `most` each.
+struct EvenSpans {
+  int64_t total, most;
+
+  int64_t count() const { return (total + most - 1) / most; }
+
+  // Calls body(first, size) for span i.
+  template <typename Body>
+  void visit(int64_t i, const Body& body) const {
+    const int64_t size = total / count();
+    const int64_t longer = total % count();
+    body(i * size + smaller(i, longer), size + (i < longer ? 1 : 0));
+  }
+};
+
 template <typename Body>
 inline void in_even_spans(int64_t total, int64_t most, const Body& body) {
-  const int64_t spans = (total + most - 1) / most;
-  for (int64_t i = 0, first = 0; i < spans; ++i) {
-    const int64_t count = total / spans + (i < total % spans ? 1 : 0);
-    body(first, count);
-    first += count;
-  }
+  const EvenSpans spans{total, most};
+  for (int64_t i = 0; i < spans.count(); ++i) spans.visit(i, body);
+}
+
+template <typename Body>
+inline void run_all(RunAll run, int64_t count, const Body& body) {
+  run(
+      count, [](const void* context, int64_t i) { (*static_cast<const Body*>(context))(i); },
+      &body);
 }
 
 }  // namespace

@@ -23,6 +23,10 @@ constexpr const char* kForward = "cross_modal_attention_fwd";
 constexpr const char* kBackward = "cross_modal_attention_bwd";
 constexpr int64_t kProductsPerRange = 1 << 18;
 constexpr int64_t kQueriesPerPiece = 64;
+// Scores of a sequence from which on threads are worth their start in the backward, and up to which
+// all of its probabilities may be held for that (8 bytes each).
+constexpr int64_t kLeastTogether = 1 << 17;
+constexpr int64_t kMostTogether = 1 << 21;
 constexpr std::align_val_t kScratchAlignment{64};
 
 using OptionalTensor = std::optional<Tensor>;
@@ -197,11 +201,22 @@ std::vector<Task> tasks_of(const Sequences& query, const Sequences& key, int64_t
   return tasks;
 }
 
+void run_in_turn(int64_t count, void (*body)(const void* context, int64_t i),
+                 const void* context) {
+  for (int64_t i = 0; i < count; ++i) body(context, i);
+}
+
+void run_in_threads(int64_t count, void (*body)(const void* context, int64_t i),
+                    const void* context) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(context, i);
+  });
+}
+
 // Boundaries of at most one range of tasks per thread, with about the same work in each.
-std::vector<size_t> split_evenly(const std::vector<Task>& tasks) {
+std::vector<size_t> split_evenly(const std::vector<Task>& tasks, int64_t threads) {
   int64_t total = 0;
   for (const Task& task : tasks) total += task.work;
-  const int64_t threads = torch::stable::get_num_threads();
   const int64_t ranges = std::clamp<int64_t>(total / kProductsPerRange, 1, threads);
   std::vector<size_t> bounds{0};
   int64_t done = 0;
@@ -214,10 +229,11 @@ std::vector<size_t> split_evenly(const std::vector<Task>& tasks) {
   return bounds;
 }
 
-// Calls body(task, scratch) for all tasks in parallel.
+// Calls body(task, scratch) for all tasks, in up to `threads` threads.
 template <typename Body>
-void run_tasks(const std::vector<Task>& tasks, int64_t scratch_floats, const Body& body) {
-  const std::vector<size_t> bounds = split_evenly(tasks);
+void run_tasks(const std::vector<Task>& tasks, int64_t threads, int64_t scratch_floats,
+               const Body& body) {
+  const std::vector<size_t> bounds = split_evenly(tasks, threads);
   torch::stable::parallel_for(0, bounds.size() - 1, 1, [&](int64_t begin, int64_t end) {
     const auto release = [](float* data) { ::operator delete(data, kScratchAlignment); };
     const std::unique_ptr<float, decltype(release)> scratch(
@@ -265,10 +281,11 @@ std::tuple<Tensor, Tensor> cross_modal_attention_fwd_cpu(
   const AttentionKernels& table = attention_kernels();
   // Fewer sequences and heads than threads: every thread packs the keys of its queries.
   const int64_t units = std::max<int64_t>(1, queries.count() * heads);
-  const int64_t pieces = (torch::stable::get_num_threads() + units - 1) / units;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t pieces = (threads + units - 1) / units;
   const int64_t floats = largest_scratch(queries, keys, width, table.forward_scratch);
   const std::vector<Task> tasks = tasks_of(queries, keys, heads, width, pieces);
-  run_tasks(tasks, floats, [&](const Task& task, float* scratch) {
+  run_tasks(tasks, threads, floats, [&](const Task& task, float* scratch) {
     const int64_t h = task.head;
     const int64_t first = keys.start_at(task.sequence), count = keys.length_at(task.sequence);
     table.forward({element, width, static_cast<float>(scale),
@@ -319,11 +336,22 @@ std::tuple<Tensor, Tensor, Tensor> cross_modal_attention_bwd_cpu(
   const auto dq_heads = target_heads(grad_query), dk_heads = target_heads(grad_key);
   const auto dv_heads = target_heads(grad_value);
   const AttentionKernels& table = attention_kernels();
-  const int64_t floats = largest_scratch(queries, keys, width, table.backward_scratch);
   const std::vector<Task> tasks = tasks_of(queries, keys, heads, width, 1);
-  run_tasks(tasks, floats, [&](const Task& task, float* scratch) {
+  // With few sequences and heads the threads go through each of them together.
+  const int64_t threads = torch::stable::get_num_threads();
+  const bool together = 2 * static_cast<int64_t>(tasks.size()) <= threads;
+  const auto blocks_of = [&](int64_t q_tokens, int64_t k_tokens) -> int64_t {
+    const bool apart = q_tokens * k_tokens < kLeastTogether || q_tokens * k_tokens > kMostTogether;
+    return together && !apart ? table.backward_blocks(q_tokens, k_tokens) : 1;
+  };
+  const auto scratch_size = [&](int64_t q_tokens, int64_t k_tokens, int64_t columns) {
+    return table.backward_scratch(q_tokens, k_tokens, columns, blocks_of(q_tokens, k_tokens));
+  };
+  const int64_t floats = largest_scratch(queries, keys, width, scratch_size);
+  run_tasks(tasks, together ? 1 : threads, floats, [&](const Task& task, float* scratch) {
     const int64_t h = task.head;
     const int64_t first = keys.start_at(task.sequence), count = keys.length_at(task.sequence);
+    const int64_t blocks = blocks_of(task.count, count);
     table.backward({element, width, static_cast<float>(scale),
                     g_heads.rows(h, queries.slots(), task.first, task.count),
                     q_heads.rows(h, queries.rows(), task.first, task.count),
@@ -332,7 +360,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_modal_attention_bwd_cpu(
                     lse_data + h * num_query_slots,
                     dq_heads.rows(h, queries.slots(), task.first, task.count),
                     dk_heads.rows(h, keys.slots(), first, count),
-                    dv_heads.rows(h, keys.slots(), first, count)},
+                    dv_heads.rows(h, keys.slots(), first, count),
+                    blocks,
+                    blocks > 1 ? run_in_threads : run_in_turn},
                    scratch);
   });
   return {grad_query, grad_key, grad_value};

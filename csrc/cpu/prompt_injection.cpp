@@ -59,63 +59,126 @@ struct Assembly {
   }
 };
 
-// The tokens after each token, itself included, that are the same in all items without a break.
-std::vector<int64_t> constant_runs(const Assembly& assembly) {
-  std::vector<int64_t> runs(assembly.origins.size() + 1, 0);
-  for (size_t t = assembly.origins.size(); t-- > 0;) {
+// Tokens from one on whose rows lie one after the other in everything that they are made of, so
+// that they are one long row; `constant` if they are the same in all items.
+struct Span {
+  int64_t tokens;
+  bool constant;
+};
+
+bool continues(const Origin& origin, const Origin& next) {
+  const auto follows = [](int64_t row, int64_t after) { return after == (row < 0 ? -1 : row + 1); };
+  bool all = follows(origin.stream, next.stream);
+  for (size_t k = 0; k < kMaxSources; ++k) all = all && follows(origin.slots[k], next.slots[k]);
+  return all;
+}
+
+// The span that begins at each token.
+std::vector<Span> spans_of(const Assembly& assembly) {
+  std::vector<Span> spans(assembly.origins.size());
+  for (size_t t = spans.size(); t-- > 0;) {
     const Origin& origin = assembly.origins[t];
     bool constant = origin.stream < 0 || assembly.stream_items == 0;
     for (size_t k = 0; k < assembly.sources.size(); ++k) {
       constant = constant && (origin.slots[k] < 0 || assembly.sources[k].classes.shared());
     }
-    runs[t] = constant ? runs[t + 1] + 1 : 0;
+    const bool joined = t + 1 < spans.size() && spans[t + 1].constant == constant &&
+                        continues(origin, assembly.origins[t + 1]);
+    spans[t] = {joined ? spans[t + 1].tokens + 1 : 1, constant};
   }
-  runs.pop_back();
-  return runs;
+  return spans;
 }
 
+// Layer normalisation of output rows, while the cache still holds them.
+template <typename S>
+class Normalization {
+ public:
+  Normalization(const NormRow<S>& norm, const Rows& out, const Rows& normalized, S* mean, S* rstd)
+      : norm_(norm), out_(out), normalized_(normalized), mean_(mean), rstd_(rstd) {}
+
+  // With scratch of its own; one for each thread.
+  class Worker {
+   public:
+    explicit Worker(const Normalization& all)
+        : all_(all), row_(padded<S>(all.norm_.width)), result_(row_.size()) {}
+
+    void rows(int64_t begin, int64_t end) {
+      const int64_t width = all_.norm_.width;
+      const bool direct =
+          all_.out_.storage == kSumStorage<S> && static_cast<int64_t>(row_.size()) == width;
+      for (int64_t r = begin; r < end; ++r) {
+        if (direct) {
+          normalize_(all_.norm_, static_cast<S*>(all_.out_.out(r).data),
+                     static_cast<S*>(all_.normalized_.out(r).data), all_.mean_ + r, all_.rstd_ + r);
+          continue;
+        }
+        widen(all_.out_[r], width, row_.data());
+        normalize_(all_.norm_, row_.data(), result_.data(), all_.mean_ + r, all_.rstd_ + r);
+        const Row row{result_.data(), kSumStorage<S>};
+        kernels().sum_rows(&row, 1, width, all_.normalized_.out(r));
+      }
+    }
+
+    // Rows that are equal to those from `source` on.
+    void copy(int64_t source, int64_t target, int64_t count) {
+      std::memcpy(all_.normalized_.out(target).data, all_.normalized_[source].data,
+                  count * all_.normalized_.stride);
+      std::memcpy(all_.mean_ + target, all_.mean_ + source, count * sizeof(S));
+      std::memcpy(all_.rstd_ + target, all_.rstd_ + source, count * sizeof(S));
+    }
+
+   private:
+    const Normalization& all_;
+    const NormalizeRow<S> normalize_ = kernels().normalize_row<S>();
+    std::vector<S> row_;
+    std::vector<S> result_;
+  };
+
+ private:
+  NormRow<S> norm_;
+  const Rows& out_;
+  const Rows& normalized_;
+  S* mean_;
+  S* rstd_;
+};
+
+struct NoNormalization {
+  struct Worker {
+    explicit Worker(const NoNormalization&) {}
+    void rows(int64_t, int64_t) {}
+    void copy(int64_t, int64_t, int64_t) {}
+  };
+};
+
 // The first item is summed in full; the others copy what is the same in all from it, since a copy
-// of several rows takes half the time of summing them again.
-void assemble(const Assembly& assembly, int64_t batch, int64_t width, const Rows& out) {
+// takes half the time of summing again.
+template <typename Normalize>
+void assemble(const Assembly& assembly, int64_t batch, int64_t width, const Rows& out,
+              const Normalize& normalize) {
   const int64_t length = static_cast<int64_t>(assembly.origins.size());
-  const std::vector<int64_t> runs = constant_runs(assembly);
+  const std::vector<Span> spans = spans_of(assembly);
   const auto sum_rows = kernels().sum_rows;
+  const int64_t task = rows_per_task(width);
   const auto fill = [&](int64_t begin, int64_t end) {
     std::array<Row, kMaxSources + 2> rows;
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t token = r % length;
-      if (r >= length && runs[token] > 0) {
-        const int64_t copied = std::min(runs[token], end - r);
-        std::memcpy(out.out(r).data, out[token].data, copied * out.stride);
-        r += copied - 1;
-        continue;
+    typename Normalize::Worker worker(normalize);
+    for (int64_t r = begin, tokens = 0; r < end; r += tokens) {
+      const Span& span = spans[r % length];
+      // No more than a task at once, so that normalisation finds the rows in the cache.
+      tokens = std::min({span.tokens, end - r, task});
+      if (r >= length && span.constant) {
+        std::memcpy(out.out(r).data, out[r % length].data, tokens * out.stride);
+        worker.copy(r % length, r, tokens);
+      } else {
+        const int64_t count = assembly.rows_of(r / length, r % length, rows.data());
+        sum_rows(rows.data(), count, tokens * width, out.out(r));
+        worker.rows(r, r + tokens);
       }
-      const int64_t count = assembly.rows_of(r / length, token, rows.data());
-      sum_rows(rows.data(), count, width, out.out(r));
     }
   };
   const int64_t first = std::min<int64_t>(batch, 1) * length;
-  torch::stable::parallel_for(0, first, rows_per_task(width), fill);
-  torch::stable::parallel_for(first, batch * length, rows_per_task(width), fill);
-}
-
-// Normalises a block of rows that the cache still holds.
-template <typename S>
-void normalize(const NormRow<S>& norm, int64_t rows, const Rows& out, const Rows& normalized,
-               S* statistics) {
-  const auto sum_rows = kernels().sum_rows;
-  const auto normalize_row = kernels().normalize_row<S>();
-  const auto fill = [&](int64_t begin, int64_t end) {
-    std::vector<S> wide(padded<S>(norm.width));
-    std::vector<S> result(padded<S>(norm.width));
-    for (int64_t r = begin; r < end; ++r) {
-      widen(out[r], norm.width, wide.data());
-      normalize_row(norm, wide.data(), result.data(), statistics + r, statistics + rows + r);
-      const Row row{result.data(), kSumStorage<S>};
-      sum_rows(&row, 1, norm.width, normalized.out(r));
-    }
-  };
-  torch::stable::parallel_for(0, rows, rows_per_task(norm.width), fill);
+  torch::stable::parallel_for(0, first, task, fill);
+  torch::stable::parallel_for(first, batch * length, task, fill);
 }
 
 std::vector<int64_t> sizes_of(const std::vector<Tensor>& tensors, int64_t dim) {
@@ -156,8 +219,10 @@ std::tuple<Tensor, Tensor, Tensor> prompt_injection_cpu(
   for (const auto& optional : {positions, weight, bias}) {
     if (optional) check_sums(kOp, *optional, out);
   }
-  assemble(assembly, batch, width, out_rows);
-  if (!weight) return {out, no_output(out), no_output(out, /*sums=*/true)};
+  if (!weight) {
+    assemble(assembly, batch, width, out_rows, NoNormalization{});
+    return {out, no_output(out), no_output(out, /*sums=*/true)};
+  }
   const bool wide = dtype == ScalarType::Double;
   const ScalarType sums = wide ? ScalarType::Double : ScalarType::Float;
   const Tensor normalized = torch::stable::new_empty(out, {batch, layout.length, width});
@@ -166,8 +231,10 @@ std::tuple<Tensor, Tensor, Tensor> prompt_injection_cpu(
   const auto run = [&]<typename S>(S epsilon) {
     const std::vector<S> scale = widened<S>(kOp, weight, width);
     const std::vector<S> shift = widened<S>(kOp, bias, width);
-    normalize<S>({scale.data(), shift.data(), epsilon, width}, batch * layout.length, out_rows,
-                 normalized_rows, statistics.mutable_data_ptr<S>());
+    S* mean = statistics.mutable_data_ptr<S>();
+    assemble(assembly, batch, width, out_rows,
+             Normalization<S>({scale.data(), shift.data(), epsilon, width}, out_rows,
+                              normalized_rows, mean, mean + batch * layout.length));
   };
   wide ? run(eps) : run(static_cast<float>(eps));
   return {out, normalized, statistics};

@@ -77,6 +77,15 @@ void sum_in_parts(const std::vector<Row>& rows, int64_t per_sum, int64_t width, 
   sum_rows(sum_of_part.data(), parts, width, out);
 }
 
+// How many targets from each on follow each other: their tokens are one long row.
+std::vector<int64_t> spans_of(const std::vector<int64_t>& targets) {
+  std::vector<int64_t> spans(targets.size(), 1);
+  for (size_t i = targets.size(); i-- > 1;) {
+    if (targets[i] >= 0 && targets[i - 1] + 1 == targets[i]) spans[i - 1] = spans[i] + 1;
+  }
+  return spans;
+}
+
 // The gradient of tokens (C, M, W): each row sums its token over the items of its class.
 template <typename S>
 void reduce(const Rows& total, int64_t length, int64_t width, const ItemClasses& classes,
@@ -85,9 +94,12 @@ void reduce(const Rows& total, int64_t length, int64_t width, const ItemClasses&
   const int64_t slots = static_cast<int64_t>(targets.size());
   const int64_t all = std::max<int64_t>(1, classes.batch());
   const int64_t per_sum = classes.shared() ? kRowsPerPartial : all;
+  // Partial sums of long rows would take much memory.
+  const std::vector<int64_t> spans =
+      all <= per_sum ? spans_of(targets) : std::vector<int64_t>(slots, 1);
   const auto fill = [&](int64_t begin, int64_t end) {
     std::vector<Row> rows;
-    for (int64_t r = begin; r < end; ++r) {
+    for (int64_t r = begin, tokens = 0; r < end; r += tokens) {
       const int64_t label = r / slots;
       const int64_t first = groups.offsets[label];
       const int64_t last = groups.offsets[label + 1];
@@ -95,9 +107,8 @@ void reduce(const Rows& total, int64_t length, int64_t width, const ItemClasses&
         // Classes without items, at once up to the next that has some.
         const auto head = groups.offsets.begin();
         const int64_t next = std::upper_bound(head + label, groups.offsets.end(), last) - head - 1;
-        const int64_t stop = std::min(end, next * slots);
-        std::memset(out.out(r).data, 0, (stop - r) * out.stride);
-        r = stop - 1;
+        tokens = std::min(end, next * slots) - r;
+        std::memset(out.out(r).data, 0, tokens * out.stride);
         continue;
       }
       rows.clear();
@@ -105,7 +116,8 @@ void reduce(const Rows& total, int64_t length, int64_t width, const ItemClasses&
       for (int64_t i = first; target >= 0 && i < last; ++i) {
         rows.push_back(total[groups.order[i] * length + target]);
       }
-      sum_in_parts<S>(rows, per_sum, width, out.out(r));
+      tokens = std::min(spans[r % slots], end - r);
+      sum_in_parts<S>(rows, per_sum, tokens * width, out.out(r));
     }
   };
   torch::stable::parallel_for(0, classes.classes() * slots, rows_per_task(width), fill);

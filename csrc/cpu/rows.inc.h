@@ -199,28 +199,52 @@ inline Group<S> load_group(const S* source) {
   return group;
 }
 
+constexpr int kChains = 4;  // independent sums, so that additions need not wait for each other
+
+// Sum over `padded` lanes of what `group_at` gives for each 64-byte group, in one fixed order.
+template <typename S, typename GroupAt>
+inline __attribute__((always_inline)) S sum_groups(int64_t padded, GroupAt group_at) {
+  constexpr int kGroup = Lanes<S>::kGroup;
+  Group<S> chains[kChains] = {};
+  int64_t w = 0;
+  for (; w + kChains * kGroup <= padded; w += kChains * kGroup) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) {
+      const Group<S> group = group_at(w + c * kGroup);
+      for (int i = 0; i < kParts; ++i) chains[c].part[i] += group.part[i];
+    }
+  }
+  for (; w < padded; w += kGroup) {
+    const Group<S> group = group_at(w);
+    for (int i = 0; i < kParts; ++i) chains[0].part[i] += group.part[i];
+  }
+  for (int i = 0; i < kParts; ++i) {
+    chains[0].part[i] = (chains[0].part[i] + chains[1].part[i]) +
+                        (chains[2].part[i] + chains[3].part[i]);
+  }
+  return reduce<S>(chains[0].part);
+}
+
 template <typename S>
 void normalize_row(const NormRow<S>& norm, S* row, S* out, S* mean, S* rstd) {
   constexpr int kGroup = Lanes<S>::kGroup;
   const int64_t padded = (norm.width + kGroup - 1) / kGroup * kGroup;
   for (int64_t w = norm.width; w < padded; ++w) row[w] = 0;
-  Group<S> sums = {};
-  for (int64_t w = 0; w < padded; w += kGroup) {
-    const Group<S> x = load_group(row + w);
-    for (int i = 0; i < kParts; ++i) sums.part[i] += x.part[i];
-  }
-  const S centre = reduce<S>(sums.part) / static_cast<S>(norm.width);
+  const S sum = sum_groups<S>(padded, [row](int64_t w) __attribute__((always_inline)) {
+    return load_group(row + w);
+  });
+  const S centre = sum / static_cast<S>(norm.width);
   // Padding of this value adds nothing to the variance.
   for (int64_t w = norm.width; w < padded; ++w) row[w] = centre;
-  Group<S> squares = {};
-  for (int64_t w = 0; w < padded; w += kGroup) {
-    const Group<S> x = load_group(row + w);
+  const S squares = sum_groups<S>(padded, [row, centre](int64_t w) __attribute__((always_inline)) {
+    Group<S> x = load_group(row + w);
     for (int i = 0; i < kParts; ++i) {
       const auto difference = x.part[i] - centre;
-      squares.part[i] += difference * difference;
+      x.part[i] = difference * difference;
     }
-  }
-  const S variance = reduce<S>(squares.part) / static_cast<S>(norm.width);
+    return x;
+  });
+  const S variance = squares / static_cast<S>(norm.width);
   const S scale = S(1) / static_cast<S>(__builtin_sqrt(variance + norm.eps));
   for (int64_t w = 0; w < padded; w += kGroup) {
     const Group<S> x = load_group(row + w);

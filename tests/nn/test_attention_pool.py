@@ -129,6 +129,7 @@ def test_square_side_and_empty_batch():
     [
         ((3, 8, 3), ValueError, r"num_heads must divide embed_dim 8, got 3"),
         ((0, 8, 2), ValueError, r"spacial_dim must be at least 1, got 0"),
+        ((3, 8, 2, -1), ValueError, r"output_dim must be at least 1, got -1"),
         (((2, 1.5), 8, 2), TypeError, r"spacial_dim must be an integer, got 1.5"),
     ],
 )
@@ -143,6 +144,10 @@ def test_rejects_maps_that_do_not_fit():
         pool(torch.zeros(1, 8, 3, 3))
     with pytest.raises(ValueError, match=r"x must have shape \(B, 8, h, w\), got"):
         pool(torch.zeros(1, 9, 3, 2))
+    with pytest.raises(TypeError, match=r"x must be float32, got torch.float64"):
+        pool(torch.zeros(1, 8, 3, 2, dtype=torch.float64))
+    with pytest.raises(ValueError, match="device"):
+        pool(torch.zeros(1, 8, 3, 2, device="meta"))
     with pytest.raises(ValueError, match=r"backend must be one of"):
         AttentionPool2d((3, 2), 8, 2, backend="fast")
 

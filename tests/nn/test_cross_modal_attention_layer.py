@@ -228,8 +228,10 @@ def test_one_token_each(backend, device):
 def test_rejects_bad_constructions():
     with pytest.raises(ValueError, match=r"heads must divide the width 64, got 3"):
         CrossModalAttention(64, 3)
-    with pytest.raises(ValueError, match=r"heads must divide the width 64, got 0"):
+    with pytest.raises(ValueError, match=r"heads must be at least 1, got 0"):
         CrossModalAttention(64, 0)
+    with pytest.raises(TypeError, match=r"heads must be an integer, got 2.0"):
+        CrossModalAttention(64, 2.0)
     with pytest.raises(ValueError, match=r"mode must be one of .*'joint'.* got 'both'"):
         CrossModalAttention(64, 4, mode="both")
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'fused'"):
@@ -248,7 +250,11 @@ def test_rejects_bad_inputs():
         ((visible[:, :0], infrared), ValueError, r"visible must hold at least one token"),
         ((visible[:0], infrared[:0]), ValueError, r"visible must hold at least one token"),
         ((visible, infrared.half()), TypeError, r"infrared must be float32, got torch.float16"),
-        ((visible, infrared.to("meta")), ValueError, r"visible and infrared must be on one device"),
+        ((visible, infrared.to("meta")), ValueError,
+         r"visible and infrared and weights must be on one device"),
+        ((visible.half(), infrared.half()), TypeError,
+         r"visible must be float32, got torch.float16"),
+        ((visible, infrared, visible), TypeError, r"residual must be a pair of tensors, got Tens"),
         ((visible, infrared, (visible, visible)), ValueError,
          r"residual\[1\] must have shape \(2, 5, 64\), got \(2, 7, 64\)"),
     ):  # fmt: skip

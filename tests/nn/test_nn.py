@@ -48,7 +48,7 @@ def test_prompt_gradients_reach_only_used_rows_and_accumulate():
 
 
 def test_prompt_learner_refuses_no_identities():
-    with pytest.raises(ValueError, match="num_identities must be positive, got 0"):
+    with pytest.raises(ValueError, match="num_identities must be at least 1, got 0"):
         _learner(0)
 
 

@@ -115,6 +115,15 @@ def test_huggingface_tower_that_looks_ahead_is_refused():
             PromptTextEncoder(tower, backend=backend)
 
 
+def test_hooks_that_huggingface_leaves_behind_do_not_matter():
+    pytest.importorskip("transformers", reason="transformers is the oracle here")
+    tower, ids = huggingface_tower(), padded_ids(("person",))
+    encoder = PromptTextEncoder(tower)
+    expected = encoder.encode_tokens(ids)
+    tower(ids, output_hidden_states=True)
+    assert torch.equal(encoder.encode_tokens(ids), expected)
+
+
 def test_huggingface_attention_dropout_is_refused_while_training():
     pytest.importorskip("transformers", reason="transformers is the oracle here")
     tower = huggingface_tower(attention_dropout=0.1)

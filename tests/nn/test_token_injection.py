@@ -46,14 +46,40 @@ def test_runs_under_autocast(device):
     layer = TokenInjection(8, token_width=6).to(device)
     stream, tokens = torch.randn(2, 3, 8, device=device), torch.randn(1, 2, 6, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        assert layer(stream, tokens).tokens.dtype == torch.float32
+        out = layer(stream, tokens)
         half = TokenInjection(8).to(device)(stream.bfloat16(), tokens.new_zeros(1, 1, 8))
-    assert half.normalized.dtype == torch.bfloat16
+    # The projection of the tokens alone is in bfloat16.
+    assert out.tokens.dtype == torch.float32 and half.normalized.dtype == torch.bfloat16
+    for actual, expected in zip(out, layer(stream, tokens), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="TokenInjection: mode must be one of"):
         TokenInjection(8, mode="append")
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(TypeError, match=r"TokenInjection: width must be an integer, got 8\.5"):
+        TokenInjection(8.5)
+    with pytest.raises(ValueError, match="start must be at least 0, got -1"):
+        TokenInjection(8, start=-1)
+    with pytest.raises(ValueError, match=r"tokens must have shape \(C, M, 6\), got \(2, 3, 8\)"):
+        TokenInjection(8, token_width=6)(torch.zeros(2, 4, 8), torch.zeros(2, 3, 8))
+
+
+def test_prompt_learner_refuses_what_does_not_fit_its_template():
+    template = torch.randn(8, 6)
+    for changes, match in (
+        ({"start": 6}, r"start must be in \[0, 5\], so that the learned tokens stay .*, got 6"),
+        ({"length": 0}, r"length must be at least 1, got 0"),
+        ({"positions": template[:7]}, r"positions must have shape \(8, 6\), got \(7, 6\)"),
+        ({"template": template[0]}, r"template must have shape \(L, W\), got \(6,\)"),
+        ({"backend": "kernel"}, r"backend must be one of .* got 'kernel'"),
+    ):
+        good = {"template": template, "positions": template, "start": 2, "length": 3}
+        with pytest.raises(ValueError, match=f"PromptLearner: {match}"):
+            PromptLearner(num_identities=5, **{**good, **changes})
 
 
 @pytest.mark.parametrize("start", [0, 2])

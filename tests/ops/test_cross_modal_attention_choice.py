@@ -126,6 +126,7 @@ def test_sdpa_reads_uniform_layouts_through_views(monkeypatch):
         ({"index": INDEX.to("meta")}, ValueError, r"index must be on one device, .* meta\. Move"),
         ({"index": [3, 5]}, TypeError, r"index must be an AttentionIndex, got list\. Make one"),
         ({"backend": "fused"}, ValueError, r"backend must be one of .*'kernel'.* got 'fused'"),
+        ({"scale": torch.tensor(0.1)}, TypeError, r"scale must be a number, got tensor"),
     ],
 )  # fmt: skip
 def test_rejects_bad_arguments(changes, error, match):
@@ -228,7 +229,10 @@ def test_xformers_is_given_the_same_sequences(index, number, stand_in_xformers):
     [
         (((2, 12, 64), "float32", "cpu"), ValueError,
          r"attention_plan: shape must be \(B, H, L, D\) or \(B, H, Lq, Lk, D\), got \(2, 12, 64\)"),
-        (((2, 12, 0, 64), "float32", "cpu"), ValueError, r"shape must have entries of at least 1"),
+        (((2, 12, 0, 64), "float32", "cpu"), ValueError, r"shape\[2\] must be at least 1, got 0"),
+        (((2, 12, 9.5, 64), "float32", "cpu"), TypeError, r"shape\[2\] must be an integer"),
+        ((None, "float32", "cpu"), ValueError, r"shape must be \(B, H, L, D\) .* got None"),
+        (((2, 12, 9, 64), "float32", "gpu"), ValueError, r"device must be a torch.device or its"),
         (((2, 12, 9, 64), "int8", "cpu"), ValueError, r"dtype must be one of .* got 'int8'"),
         (((2, 12, 9, 64), torch.int8, "cpu"), TypeError, r"dtype must be float32, float16, bfl"),
     ],

@@ -240,8 +240,11 @@ def test_half_outputs_are_the_nearest(dtype, instruction_set):
     assert torch.equal(out, ((low.float() + high.float()) * 0.5).to(dtype))
 
 
-# Few long sequences are split between threads, many short ones are not.
-@pytest.mark.parametrize("lengths", [LENGTHS["ragged"], ([3] * 40, [5] * 40), ([300], [77])])
+# Few long sequences are split between threads, many short ones are not; the backward of the last
+# goes through the blocks of a sequence in all threads.
+@pytest.mark.parametrize(
+    "lengths", [LENGTHS["ragged"], ([3] * 40, [5] * 40), ([300], [77]), ([450], [333])]
+)
 def test_threads_do_not_change_the_result(lengths, instruction_set):
     problem = Problem(lengths, heads=5)
     with limit_threads(1):

@@ -284,11 +284,14 @@ class TestRefusals:
             self.call(labels=torch.zeros(2, dtype=torch.int32))
         with pytest.raises(TypeError, match=r"norm must be a TokenNorm, got LayerNorm"):
             inject_tokens(self.stream, [], norm=nn.LayerNorm(4))
+        with pytest.raises(TypeError, match=r"norm.eps must be a number, got '1'"):
+            inject_tokens(self.stream, [], norm=TokenNorm(torch.ones(4), torch.ones(4), "1"))
         with pytest.raises(TypeError, match=r"norm.bias must be float32, got torch.float64"):
             inject_tokens(self.stream, [], norm=TokenNorm(torch.ones(4), torch.zeros(4).double()))
 
     def test_shapes(self):
-        with pytest.raises(ValueError, match=r"stream must have shape \(L, W\), got \(4,\)"):
+        match = r"stream must have shape \(L, W\) or \(B, L, W\), got \(4,\)"
+        with pytest.raises(ValueError, match=match):
             self.call(stream=torch.zeros(4))
         with pytest.raises(ValueError, match=r"sources\[0\].tokens must have shape \(C, M, 4\)"):
             self.call(tokens=torch.zeros(3, 2, 5))

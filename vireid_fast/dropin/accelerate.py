@@ -8,7 +8,13 @@ from vireid_fast.dropin.guards import method_problem, touched_names
 from vireid_fast.dropin.kinds import KINDS, Kind
 from vireid_fast.dropin.kinds.base import UnsuitableError
 from vireid_fast.dropin.kinds.multihead_attention import self_attentions
-from vireid_fast.dropin.probe import compare, in_mode, placement_problem, run_quietly
+from vireid_fast.dropin.probe import (
+    compare,
+    in_mode,
+    placement_problem,
+    tolerance,
+    value_and_gradients,
+)
 from vireid_fast.dropin.report import AccelerationReport, ReportEntry
 from vireid_fast.dropin.swap import FastModule, restore, swap
 
@@ -43,7 +49,9 @@ def accelerate(model: nn.Module) -> AccelerationReport:
         if kind is None or module in passed_by:
             continue
         try:
-            _replace(module, kind, model)
+            # The probes look at gradients, whatever the caller's mode is.
+            with torch.inference_mode(False):
+                _replace(module, kind, model)
         except UnsuitableError as reason:
             left.append(ReportEntry(name, kind.name, str(reason)))
         else:
@@ -105,7 +113,8 @@ def _replace(module: nn.Module, kind: Kind, model: nn.Module) -> None:
         raise UnsuitableError(f"its class cannot be exchanged: {error}") from error
     try:
         actual = _results(module, type(module), kind, probes)
-        differences = [compare(*pair) for pair in zip(actual, expected, strict=True)]
+        allowed = tolerance(module)
+        differences = [compare(*pair, allowed) for pair in zip(actual, expected, strict=True)]
         if any(differences):
             raise UnsuitableError(next(filter(None, differences)))
     except BaseException:
@@ -116,20 +125,27 @@ def _replace(module: nn.Module, kind: Kind, model: nn.Module) -> None:
 def _results(
     module: nn.Module, cls: type[nn.Module], kind: Kind, probes: list[tuple[str, tuple, dict]]
 ) -> list[Tensor]:
-    """What the methods of `cls` give, in evaluation and in training mode."""
+    """What the methods of `cls` give, in evaluation and in training mode, and their gradients."""
     results = []
     for training in (False, True):
         with in_mode(module, training):
-            results += [kind.result(_probe(module, cls, probe)) for probe in probes]
+            for probe in probes:
+                results += _probe(module, cls, kind, probe)
     return results
 
 
-def _probe(module: nn.Module, cls: type[nn.Module], probe: tuple[str, tuple, dict]) -> object:
+def _probe(
+    module: nn.Module, cls: type[nn.Module], kind: Kind, probe: tuple[str, tuple, dict]
+) -> list[Tensor]:
     """What a method gives; called on the class, so that no hook of the module runs."""
     method, args, kwargs = probe
     device = next(module.parameters()).device
     try:
-        return run_quietly(lambda: getattr(cls, method)(module, *args, **kwargs), device)
+        return value_and_gradients(
+            lambda: kind.result(getattr(cls, method)(module, *args, **kwargs)), module, device
+        )
+    except UnsuitableError:
+        raise
     except Exception as error:
         # Foreign code may fail in any way on an input it was not made for.
         raise UnsuitableError(f"the probe failed: {type(error).__name__}: {error}") from error

@@ -3,12 +3,9 @@
 import inspect
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# These hooks of Hugging Face record nothing unless the call asks for more outputs.
-_IDLE_HOOKS = "transformers.utils.output_capturing"
+from vireid_fast.nn.hooks import has_hooks, has_own_forward
 
 
 def method_problem(module: nn.Module, method: str) -> str | None:
@@ -48,6 +45,16 @@ def active_dropout(root: nn.Module) -> bool:
     return False
 
 
+def attention_problems(attention: nn.MultiheadAttention) -> list[str]:
+    """What makes it more than softmax attention with three projections of one width."""
+    reasons = {
+        "keys or values have another width": not attention._qkv_same_embed_dim,
+        "it has bias_k and bias_v": attention.bias_k is not None,
+        "it adds a zero key": attention.add_zero_attn,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
 def positional_arguments(module: nn.Module) -> int:
     """How many arguments `forward` asks for."""
     parameters = inspect.signature(type(module).forward).parameters.values()
@@ -55,18 +62,5 @@ def positional_arguments(module: nn.Module) -> int:
     return len(required) - 1
 
 
-def may_sync() -> bool:
-    """Whether values of tensors may be read on the host now."""
-    if torch.compiler.is_compiling():
-        return False
-    return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
-
-
 def _is_touched(module: nn.Module) -> bool:
-    if "forward" in module.__dict__:
-        return True
-    return any(
-        getattr(hook, "__module__", None) != _IDLE_HOOKS
-        for name in _HOOKS
-        for hook in getattr(module, name).values()
-    )
+    return has_own_forward(module) or has_hooks(module)

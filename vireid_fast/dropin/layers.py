@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import positive_int, require, require_dtype, require_shape
 from vireid_fast.dropin.kinds.prompt_learner import assemble_prompts
-from vireid_fast.dropin.kinds.text_encoder import encode_prompts
+from vireid_fast.dropin.kinds.text_encoder import encode_prompts, eot_places
 from vireid_fast.dropin.kinds.text_state import TextState
 from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
 
@@ -85,7 +85,10 @@ class TextEncoder(nn.Module):
     Args:
         clip_model: A CLIP with these parts, shaped like OpenAI's, and perhaps `dtype`.
         learners: Prompt learners with a frozen `token_prefix`; where all prompts of a call begin
-            with one of these, it is computed once. They are not registered here.
+            with one of these, it is computed once. They are not registered here. Prompts that want
+            a gradient share their prefix if our `PromptLearner` made them; `torch.autograd.grad`
+            with respect to such prompts (not to `cls_ctx`) gives the first the sum of all for
+            these tokens, unless they `retain_grad()`.
 
     Raises:
         NotImplementedError: The tower is none for which stopping at EOT is exact.
@@ -112,16 +115,26 @@ class TextEncoder(nn.Module):
             Features of shape (B, d), not normalised.
 
         Raises:
-            ValueError: A shape does not fit. NotImplementedError: Hooks or dropout act inside the
-                tower, or ids that were not seen before come while compiling or capturing.
+            ValueError: A shape does not fit, or a row has no EOT. TypeError: A dtype does not fit.
+            NotImplementedError: Hooks or dropout act inside the tower, or ids that were not seen
+                before come while compiling or capturing.
         """
         length, width = self.positional_embedding.shape
         require_shape("TextEncoder", "prompts", prompts, ("B", length, width))
         require_shape("TextEncoder", "tokenized_prompts", tokenized_prompts, ("1 or B", length))
+        require_dtype("TextEncoder", "tokenized_prompts", tokenized_prompts, (torch.int64,))
+        rows = len(tokenized_prompts)
+        if rows not in (1, len(prompts)):
+            require(False, "TextEncoder", "tokenized_prompts", "have 1 or B rows", rows)
+        places = eot_places(self._state, tokenized_prompts)
+        if places is not None and min(places, default=1) == 0:
+            # The first token begins the text; the largest id stands there if all are padding.
+            requirement = "have EOT, the largest id, after the first token of each row"
+            require(False, "TextEncoder", "tokenized_prompts", requirement, "none")
         features = encode_prompts(self, self._state, prompts, tokenized_prompts)
         require(
-            features is not None, "TextEncoder", "tokenized_prompts", "be 1 or B rows, seen in a "
-            "plain call before where code is compiled or captured, for a tower without hooks and "
+            features is not None, "TextEncoder", "tokenized_prompts", "have been seen in "
+            "a plain call before where code is compiled or captured, for a tower without hooks and "
             "dropout", tuple(tokenized_prompts.shape), error=NotImplementedError,
         )  # fmt: skip
         return features

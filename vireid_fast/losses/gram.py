@@ -53,6 +53,7 @@ class FeatureGram:
         # Rounding of a sum of D terms, several times its standard deviation.
         self._resolution = torch.finfo(torch.float64).eps * (16 + 4 * math.sqrt(features.shape[1]))
         self._squared, self._lengths = _AllPairs.apply(features)
+        self._distances: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> "GramRows":
         """Some rows, to be given to a loss in place of a slice of the features."""
@@ -73,20 +74,19 @@ class FeatureGram:
         Returns:
             Shape (rows, columns), float64 for float64 features, else float32.
         """
-        squared = self._squared[rows, columns]
-        if normalized:
-            inverse, length = self._inverse_lengths()
-            scaled = squared * inverse[rows, None] * inverse[columns]
-            # |x_i/l_i - x_j/l_j|^2 = s_ij / (l_i l_j) - (l_i - l_j)^2 / (l_i l_j): both terms are
-            # small for near rows, unlike those of 2 - 2 cos.
-            squared = scaled + (inverse[rows, None] - inverse[columns]) * (
-                length[rows, None] - length[columns]
-            )
-            # What rounding leaves of parallel rows is no distance and has no direction.
-            size = scaled.detach()
-            resolution = self._resolution * (size + size.sqrt())
-            squared = torch.where(squared <= resolution, 0.0, squared)
-        return _Root.apply(squared, self._dtype)
+        if not normalized:
+            return self._all_distances()[rows, columns]
+        squared, (inverse, length) = self._squared[rows, columns], self._inverse_lengths()
+        scaled = squared * inverse[rows, None] * inverse[columns]
+        # |x_i/l_i - x_j/l_j|^2 = s_ij / (l_i l_j) - (l_i - l_j)^2 / (l_i l_j): both terms are
+        # small for near rows, unlike those of 2 - 2 cos.
+        squared = scaled + (inverse[rows, None] - inverse[columns]) * (
+            length[rows, None] - length[columns]
+        )
+        # What rounding leaves of parallel rows is no distance and has no direction.
+        size = scaled.detach()
+        resolution = self._resolution * (size + size.sqrt())
+        return _Root.apply(torch.where(squared <= resolution, 0.0, squared), self._dtype)
 
     def cosines(self, rows: slice, columns: slice) -> Tensor:
         """Cosines of some rows with some others; arguments and shape as of `distances`."""
@@ -94,6 +94,16 @@ class FeatureGram:
         lengths = self._lengths[rows, None] + self._lengths[columns]
         dots = 0.5 * (lengths - self._squared[rows, columns])
         return (dots * inverse[rows, None] * inverse[columns]).to(self._dtype)
+
+    def _all_distances(self) -> Tensor:
+        """One root for all losses, and one gradient that they share."""
+        if self._distances is not None:
+            return self._distances
+        distances = _Root.apply(self._squared, self._dtype)
+        # Made without a graph, it must not stand in where one is wanted later.
+        if torch.is_grad_enabled():
+            self._distances = distances
+        return distances
 
     def _inverse_lengths(self) -> tuple[Tensor, Tensor]:
         length = _Root.apply(self._lengths, self._lengths.dtype)

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from vireid_fast._checks import require
+from vireid_fast._checks import may_read_values, require
 from vireid_fast.losses.gram import Features, euclidean_distances
-from vireid_fast.losses.precision import may_read
 
 _LOSS = "modality_shared_enhancement"
 
@@ -54,7 +53,7 @@ def _validate(visible: Features, infrared: Features, labels: Tensor) -> None:
             visible.shape == infrared.shape, _LOSS, "infrared",
             f"have the shape of visible {tuple(visible.shape)}", tuple(infrared.shape),
         )  # fmt: skip
-    if not may_read(labels):
+    if not may_read_values():
         return
     single = int((torch.unique(labels, return_counts=True)[1] == 1).sum())
     require(

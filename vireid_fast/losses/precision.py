@@ -1,4 +1,4 @@
-"""Working precision of the losses, and when values of tensors may be read."""
+"""Working precision of the losses."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,3 @@ def common_precision(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def without_autocast(features: Tensor) -> torch.autocast:
     """A context in which products keep the dtype of their factors."""
     return torch.autocast(features.device.type, enabled=False)
-
-
-def may_read(values: Tensor) -> bool:
-    """Whether values can be checked: not while a graph is traced or a stream is captured."""
-    if torch.compiler.is_compiling():
-        return False
-    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())

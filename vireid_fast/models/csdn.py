@@ -13,7 +13,6 @@ from vireid_fast._checks import require, require_choice
 from vireid_fast.clip.model import CLIP
 from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
 from vireid_fast.nn import BNNeck, PromptLearner, PromptTextEncoder, SemanticIntegration
-from vireid_fast.nn.prompt_group import PromptGroup
 
 MODALITIES = ("visible", "infrared")
 
@@ -54,17 +53,16 @@ class CSDN(nn.Module):
         self.text = clip.text.requires_grad_(False)
         self.text_encoder = PromptTextEncoder(self.text, backend=backend)
         self.prompts = nn.ModuleDict()
-        # What stands before the learned tokens; modalities that begin alike share its computation.
-        self._prefix_ids: dict[str, tuple[int, ...]] = {}
         for modality in MODALITIES:
-            ids = prompt_ids[modality]
-            self._prefix_ids[modality] = tuple(ids[: context_start[modality]].tolist())
+            ids, start = prompt_ids[modality], context_start[modality]
             self.prompts[modality] = PromptLearner(
                 self.text.token_embedding.weight[ids],
                 self.text.positional_embedding[: len(ids)],
                 num_identities,
-                context_start[modality],
+                start,
                 context_length,
+                # Modalities that begin alike share the computation of their beginning.
+                prefix_ids=tuple(ids[:start].tolist()),
                 backend=backend,
             )
         self.encoder = TwoStemEncoder(clip.visual, backend=backend)
@@ -93,7 +91,7 @@ class CSDN(nn.Module):
             Shape (B, d).
         """
         require_choice("CSDN.encode_text", "modality", modality, MODALITIES)
-        return self.text_encoder(self._prompt_group(labels, modality))
+        return self.text_encoder(self.prompts[modality].prompt_group(labels))
 
     def encode_texts(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Text features of identities in the words of both modalities, computed together.
@@ -104,12 +102,9 @@ class CSDN(nn.Module):
         Returns:
             Visible and infrared texts, each of shape (B, d).
         """
-        visible, infrared = self.text_encoder([self._prompt_group(labels, m) for m in MODALITIES])
+        groups = [self.prompts[modality].prompt_group(labels) for modality in MODALITIES]
+        visible, infrared = self.text_encoder(groups)
         return visible, infrared
-
-    def _prompt_group(self, labels: Tensor, modality: str) -> PromptGroup:
-        group = self.prompts[modality].prompt_group(labels)
-        return group._replace(prefix_ids=self._prefix_ids[modality])
 
     @torch.no_grad()
     def text_bank(self, modality: str, block: int = 64) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast.nn import GeMPooling
-from vireid_fast.nn.attention_pool import BACKENDS
+from vireid_fast.ops import BACKENDS
 
 
 class ImageFeatures(NamedTuple):

@@ -1,4 +1,4 @@
-"""Modules over the ops: pooling, necks, prompts, semantic integration."""
+"""Modules over the ops: attention, pooling, necks, prompts and their encoder, integration."""
 
 from vireid_fast.nn.attention_pool import AttentionPool2d
 from vireid_fast.nn.bnneck import BNNeck

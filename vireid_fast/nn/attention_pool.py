@@ -4,10 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vireid_fast._checks import positive_int, require, require_choice, require_shape
+from vireid_fast._checks import (
+    positive_int,
+    require,
+    require_choice,
+    require_dtype,
+    require_same_device,
+    require_shape,
+)
 from vireid_fast.nn.one_query_attention import Projection, one_query_attention
-
-BACKENDS = ("fused", "reference")
+from vireid_fast.ops import BACKENDS
 
 
 class AttentionPool2d(nn.Module):
@@ -54,7 +60,8 @@ class AttentionPool2d(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
-        self.c_proj = nn.Linear(width, output_dim or width)
+        output_dim = positive_int("AttentionPool2d", "output_dim", output_dim or width)
+        self.c_proj = nn.Linear(width, output_dim)
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
             nn.init.normal_(projection.weight, std=width**-0.5)
 
@@ -62,16 +69,22 @@ class AttentionPool2d(nn.Module):
         """Pool a map.
 
         Args:
-            x: Shape (B, C, h, w), floating point, any strides; 1 + h w position embeddings.
+            x: Shape (B, C, h, w), dtype of the projections (any floating dtype under autocast), any
+                strides; 1 + h w position embeddings.
 
         Returns:
             Shape (B, d).
 
         Raises:
-            ValueError: The shape does not fit.
+            ValueError: The shape or device does not fit. TypeError: The dtype does not fit.
         """
         count, width = self.positional_embedding.shape
         require_shape("AttentionPool2d", "x", x, ("B", width, "h", "w"))
+        require_same_device("AttentionPool2d", x=x, parameters=self.q_proj.weight)
+        # Autocast casts in front of each product.
+        dtype = self.q_proj.weight.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            require_dtype("AttentionPool2d", "x", x, (dtype,))
         if x.shape[2] * x.shape[3] != count - 1:
             require(
                 False, "AttentionPool2d", "x", f"have h w = {count - 1} places", tuple(x.shape),

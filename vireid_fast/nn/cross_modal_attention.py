@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vireid_fast._checks import (
+    positive_int,
     require,
     require_choice,
     require_dtype,
@@ -34,6 +35,7 @@ class CrossModalAttention(nn.Module):
 
     Raises:
         ValueError: The heads do not divide the width, or mode or backend is unknown.
+        TypeError: Width or heads are no integers.
     """
 
     def __init__(
@@ -46,10 +48,11 @@ class CrossModalAttention(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        width = positive_int("CrossModalAttention", "width", width)
+        heads = positive_int("CrossModalAttention", "heads", heads)
         require(
-            heads > 0 and width > 0 and width % heads == 0,
-            "CrossModalAttention", "heads", f"divide the width {width}", heads,
-        )  # fmt: skip
+            width % heads == 0, "CrossModalAttention", "heads", f"divide the width {width}", heads
+        )
         require_choice("CrossModalAttention", "mode", mode, MODES)
         require_choice("CrossModalAttention", "backend", backend, BACKENDS)
         self.heads = heads
@@ -156,7 +159,8 @@ class CrossModalAttention(nn.Module):
 
         Args:
             visible: Tokens, normalised already where the block wants that. Shape (B, S, W).
-            infrared: Shape (B, T, W), dtype of `visible`.
+            infrared: Shape (B, T, W), dtype of `visible`. Both have the dtype of the weights,
+                unless autocast is on.
             residual: What is added to the two results, of their shapes; nothing if None.
 
         Returns:
@@ -198,12 +202,19 @@ class CrossModalAttention(nn.Module):
         what, width = "CrossModalAttention", self.out_proj.in_features
         require_shape(what, "visible", visible, ("B", "S", width))
         require_shape(what, "infrared", infrared, (visible.shape[0], "T", width))
-        require_same_device(what, visible=visible, infrared=infrared)
+        weight = self.in_proj_weight
+        require_same_device(what, visible=visible, infrared=infrared, weights=weight)
+        if not torch.is_autocast_enabled(weight.device.type):
+            require_dtype(what, "visible", visible, [weight.dtype])
         require_dtype(what, "infrared", infrared, [visible.dtype])
         for name, tokens in (("visible", visible), ("infrared", infrared)):
             if tokens.shape[0] == 0 or tokens.shape[1] == 0:
                 require(False, what, name, "hold at least one token", tuple(tokens.shape))
         if residual is not None:
+            require(
+                isinstance(residual, (tuple, list)) and len(residual) == 2, what, "residual",
+                "be a pair of tensors", type(residual).__name__, error=TypeError,
+            )  # fmt: skip
             require_shape(what, "residual[0]", residual[0], visible.shape)
             require_shape(what, "residual[1]", residual[1], infrared.shape)
 

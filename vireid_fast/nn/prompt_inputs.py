@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast._checks import (
+    may_read_values,
     require,
     require_dtype,
     require_same_device,
@@ -14,13 +15,6 @@ from vireid_fast._checks import (
 )
 from vireid_fast.nn.prompt_group import PromptGroup
 from vireid_fast.nn.text_tower_view import TowerView
-
-
-def host_is_blind() -> bool:
-    """Whether the host may not read tensors: while compiling, or capturing a CUDA graph."""
-    if torch.compiler.is_compiling():
-        return True
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def check_groups(what: str, groups: Sequence[PromptGroup], view: TowerView) -> None:
@@ -129,7 +123,8 @@ def check_eot(
 
 def require_equal_rows(what: str, prompts: Tensor, shared: int) -> None:
     """Raise ValueError if the shared tokens differ, where looking costs no host sync."""
-    if shared == 0 or prompts.stride(0) == 0 or prompts.device.type != "cpu" or host_is_blind():
+    on_host = prompts.device.type == "cpu" and may_read_values()
+    if shared == 0 or prompts.stride(0) == 0 or not on_host:
         return
     same = prompts[:, :shared] == prompts[:1, :shared]
     # NaN differs from itself, and is the caller's to have.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import (
+    may_read_values,
     positive_int,
     require,
     require_choice,
@@ -18,7 +19,6 @@ from vireid_fast.nn.prompt_inputs import (
     check_eot,
     check_groups,
     check_ids,
-    host_is_blind,
     require_embedding,
     require_equal_rows,
     require_index,
@@ -32,11 +32,11 @@ from vireid_fast.nn.prompt_stream import (
     split_prompts,
 )
 from vireid_fast.nn.prompt_trie import PrefixTrie, build_trie, group_texts
-from vireid_fast.nn.text_tower_view import view_tower
 from vireid_fast.nn.tower_check import check_tower, refuse, state_problems
+from vireid_fast.nn.tower_readers import view_tower
+from vireid_fast.ops import BACKENDS
 
 _WHAT = "PromptTextEncoder"
-_BACKENDS = ("fused", "reference")
 # Tokens per chunk on a CPU: the hidden activations of more leave the cache.
 _CPU_TOKENS = 1024
 
@@ -73,7 +73,7 @@ class PromptTextEncoder(nn.Module):
         self, tower: nn.Module, *, backend: str = "fused", block: int | None = None
     ) -> None:
         super().__init__()
-        require_choice(_WHAT, "backend", backend, _BACKENDS)
+        require_choice(_WHAT, "backend", backend, BACKENDS)
         self.backend = backend
         self.block = None if block is None else positive_int(_WHAT, "block", block)
         # The view is no module, so it registers nothing.
@@ -127,7 +127,7 @@ class PromptTextEncoder(nn.Module):
                 tokens before EOT.
         """
         check_ids("encode_tokens", ids, self.view)
-        blind = host_is_blind()
+        blind = not may_read_values()
         require(
             attention_mask is None or not blind,
             "encode_tokens", "attention_mask", "be None while compiling or capturing", "a tensor",
@@ -167,7 +167,7 @@ class PromptTextEncoder(nn.Module):
             require_dtype(what, "eot", eot, (torch.int64,))
             require_shape(what, "eot", eot, (len(prompts),))
             require_same_device(what, prompts=prompts, eot=eot)
-            if host_is_blind() or len(prompts) == 0:
+            if not may_read_values() or len(prompts) == 0:
                 return self._encode_whole(prompts, eot)
             ends = eot.tolist()
         else:

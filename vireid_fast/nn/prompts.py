@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from vireid_fast._checks import require
+from vireid_fast._checks import positive_int, require, require_choice, require_shape
 from vireid_fast.nn.prompt_group import PromptGroup
 from vireid_fast.ops import prompt_injection
+from vireid_fast.ops._registration import BACKENDS
 
 
 class PromptLearner(nn.Module):
@@ -22,6 +23,9 @@ class PromptLearner(nn.Module):
         prefix_ids: Token ids of the `start` tokens before the learned ones, if the text encoder
             may share them with other groups of prompts.
         backend: "fused" or "reference", as of `prompt_injection`.
+
+    Raises:
+        ValueError: A shape or range does not fit. TypeError: A size is no integer.
     """
 
     template: Tensor
@@ -39,11 +43,19 @@ class PromptLearner(nn.Module):
         backend: str = "fused",
     ) -> None:
         super().__init__()
+        what = "PromptLearner"
+        num_identities = positive_int(what, "num_identities", num_identities)
+        length = positive_int(what, "length", length)
+        require_shape(what, "template", template, ("L", "W"))
+        require_shape(what, "positions", positions, template.shape)
+        require_choice(what, "backend", backend, BACKENDS)
+        last = template.shape[0] - length
         require(
-            num_identities > 0, "PromptLearner", "num_identities", "be positive", num_identities
-        )
+            0 <= start <= last, what, "start",
+            f"be in [0, {last}], so that the learned tokens stay within the template", start,
+        )  # fmt: skip
         require(
-            prefix_ids is None or len(prefix_ids) == start, "PromptLearner", "prefix_ids",
+            prefix_ids is None or len(prefix_ids) == start, what, "prefix_ids",
             f"hold {start} ids, one for each token before the learned ones", prefix_ids,
         )  # fmt: skip
         self.start = start
@@ -51,7 +63,9 @@ class PromptLearner(nn.Module):
         self.backend = backend
         self.register_buffer("template", template.detach().clone())
         self.register_buffer("positions", positions.detach().clone())
-        self.context = nn.Parameter(torch.empty(num_identities, length, template.shape[1]))
+        dtype = torch.promote_types(template.dtype, torch.float32)
+        context = template.new_empty((num_identities, length, template.shape[1]), dtype=dtype)
+        self.context = nn.Parameter(context)
         nn.init.normal_(self.context, std=0.02)
 
     def forward(self, labels: Tensor) -> Tensor:

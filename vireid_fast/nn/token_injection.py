@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from vireid_fast._checks import require_choice
+from vireid_fast._checks import positive_int, require, require_choice, require_shape
 from vireid_fast.ops import Injected, TokenNorm, TokenSource, inject_tokens
+from vireid_fast.ops._registration import BACKENDS
 from vireid_fast.ops.prompt_injection.sources import MODES
 
 
@@ -24,6 +25,9 @@ class TokenInjection(nn.Module):
             first.
         eps: Of the norm.
         backend: "fused" or "reference", as of `inject_tokens`.
+
+    Raises:
+        ValueError: A size, the start, the mode or the backend does not fit.
     """
 
     def __init__(
@@ -38,9 +42,14 @@ class TokenInjection(nn.Module):
         backend: str = "fused",
     ) -> None:
         super().__init__()
-        require_choice("TokenInjection", "mode", mode, MODES)
-        projects = token_width is not None and token_width != width
-        self.projection = nn.Linear(token_width, width) if projects else nn.Identity()
+        what = "TokenInjection"
+        width = positive_int(what, "width", width)
+        require_choice(what, "mode", mode, MODES)
+        require_choice(what, "backend", backend, BACKENDS)
+        require(start >= 0, what, "start", "be at least 0", start)
+        self.token_width = width if token_width is None else token_width
+        projects = self.token_width != width
+        self.projection = nn.Linear(self.token_width, width) if projects else nn.Identity()
         self.norm = nn.LayerNorm(width, eps) if norm else None
         self.start = start
         self.mode = mode
@@ -66,6 +75,7 @@ class TokenInjection(nn.Module):
             Tokens, shape (B, S_out, W), S_out = S + M where the mode is "insert", else S. With
             the norm, `Injected`: the tokens (the residual stream) and the normalised tokens.
         """
+        require_shape("TokenInjection", "tokens", tokens, ("C", "M", self.token_width))
         source = TokenSource(self.projection(tokens), self.start, labels, self.mode)
         norm = None
         if self.norm is not None:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from vireid_fast.nn.hooks import has_hooks, has_own_forward
 from vireid_fast.nn.prompt_stream import Segment, last_tokens
-from vireid_fast.nn.text_tower_view import TowerView, view_tower
+from vireid_fast.nn.text_tower_view import TowerView
+from vireid_fast.nn.tower_readers import view_tower
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Largest difference of the probe, relative to its largest value: rounding through a dozen blocks,
 # far below what another structure would give.
 _PROBE_TOLERANCE = {
@@ -57,9 +58,9 @@ def state_problems(view: TowerView) -> list[str]:
             rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0)
             if isinstance(rate, float) and rate > 0:
                 problems.append(f"dropout is active: {name} has rate {rate}")
-        if any(getattr(module, hooks) for hooks in _HOOKS):
+        if has_hooks(module):
             problems.append(f"hooks on an inner module: {name}")
-        if "forward" in vars(module):
+        if has_own_forward(module):
             problems.append(f"replaced forward of an inner module: {name}")
     return problems
 

@@ -1,5 +1,6 @@
 """Tensor ops: one folder each, one public function per op."""
 
+from vireid_fast.ops._registration import BACKENDS
 from vireid_fast.ops.cross_modal_attention import (
     AttentionBackend,
     AttentionIndex,
@@ -22,6 +23,7 @@ from vireid_fast.ops.rank_statistics import RankStatistics, rank_statistics
 from vireid_fast.ops.sparse_rows import SparseRows
 
 __all__ = [
+    "BACKENDS",
     "AttentionBackend",
     "AttentionIndex",
     "AttentionPlan",

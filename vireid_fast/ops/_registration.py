@@ -1,7 +1,7 @@
 """Registers raw ops with the torch dispatcher and remembers which kernel serves which device."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch._ops import OpOverload
@@ -9,7 +9,7 @@ from torch._ops import OpOverload
 from vireid_fast._extension import HAS_CUDA_EXTENSION, HAS_EXTENSION
 
 Backend = Literal["fused", "reference"]
-BACKENDS = ("fused", "reference")
+BACKENDS = get_args(Backend)
 
 KERNELS: dict[str, dict[str, str]] = {}
 """Name of each raw op -> {"cpu": kernel, "cuda": kernel}, as `vireid info` shows it."""

@@ -14,6 +14,7 @@ from vireid_fast.dropin.lazy_output import lazy_output
 from vireid_fast.dropin.probe import random_input, run_quietly
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.nn.one_query_attention import Projection, one_query_attention
+from vireid_fast.nn.tower_readers import view_tower
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _MORE_OUTPUTS = ("output_hidden_states", "output_attentions")
@@ -137,8 +138,9 @@ def _prepare(module: nn.Module, _: nn.Module) -> HuggingFaceState:
 
 def _probe_ids(module: nn.Module) -> Tensor:
     config = module.config.text_config
-    # Old configurations name id 2 and mean the largest (huggingface/transformers#24773).
-    eos = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+    eos = view_tower(module).eot_id
+    # Then the largest id of a text is its end.
+    eos = config.vocab_size - 1 if eos is None else eos
     length = min(8, config.max_position_embeddings)
     ids = torch.arange(2 * length).view(2, length) % max(1, eos)
     ids[0, length // 2 :] = ids[1, -1:] = eos

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vireid_fast.dropin.guards import positional_arguments, untouched
+from vireid_fast.dropin.guards import attention_problems, positional_arguments, untouched
 from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
@@ -87,14 +87,9 @@ def _matches(module: nn.Module) -> bool:
 
 
 def _prepare(module: nn.Module, _: nn.Module) -> None:
-    reasons = {
-        "keys or values have another width": not module._qkv_same_embed_dim,
-        "it has bias_k and bias_v": module.bias_k is not None,
-        "it adds a zero key": module.add_zero_attn,
-    }
-    present = [reason for reason, holds in reasons.items() if holds]
-    if present:
-        raise UnsuitableError("; ".join(present))
+    problems = attention_problems(module)
+    if problems:
+        raise UnsuitableError("; ".join(problems))
 
 
 def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:

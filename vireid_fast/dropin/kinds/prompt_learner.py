@@ -5,12 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vireid_fast.dropin.guards import may_sync, positional_arguments
+from vireid_fast._checks import may_read_values
+from vireid_fast.dropin.guards import positional_arguments
 from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.ops import prompt_injection
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Attribute of prompts: tokens of their frozen prefix, and the version they had then. What is made
+# from the prompts, a clone say, does not inherit it.
+_FROZEN = "_vireid_frozen_prefix"
 
 
 class FastPromptLearner(FastModule):
@@ -29,7 +33,20 @@ def assemble_prompts(learner: nn.Module, label: Tensor) -> Tensor:
     # The context's place is written over.
     gap = prefix.new_zeros(context.shape[1:])
     template = torch.cat([prefix, gap, suffix])
-    return prompt_injection(template, torch.zeros_like(template), context, label, len(prefix))
+    prompts = prompt_injection(template, torch.zeros_like(template), context, label, len(prefix))
+    if prompts.requires_grad and not template.requires_grad and may_read_values():
+        setattr(prompts, _FROZEN, (len(prefix), prompts._version))
+    return prompts
+
+
+def frozen_prefix(prompts: Tensor) -> int:
+    """Leading tokens that `assemble_prompts` copied from a frozen prefix; 0 if unknown.
+
+    Nobody asks for the gradient of single prompts there, unless the prompts keep theirs.
+    """
+    count, version = getattr(prompts, _FROZEN, (0, None))
+    kept = prompts.retains_grad or bool(prompts._backward_hooks)
+    return 0 if kept or version != prompts._version else count
 
 
 def _is_label_list(label: object, context: Tensor) -> bool:
@@ -39,7 +56,7 @@ def _is_label_list(label: object, context: Tensor) -> bool:
         and label.dim() == 1
         and label.device == context.device
     )
-    if not fits or not may_sync() or label.numel() == 0:
+    if not fits or not may_read_values() or label.numel() == 0:
         return fits
     low, high = (int(value) for value in torch.aminmax(label))
     return low >= 0 and high < context.shape[0]

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vireid_fast.dropin.guards import may_sync, positional_arguments
+from vireid_fast._checks import may_read_values
+from vireid_fast.dropin.guards import positional_arguments
 from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
+from vireid_fast.dropin.kinds.prompt_learner import frozen_prefix
 from vireid_fast.dropin.kinds.text_state import EotCache, TextState, clip_text_modules, text_state
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
@@ -63,7 +65,7 @@ def tower_dtype(tower: nn.Module) -> torch.dtype:
 def eot_places(state: TextState, ids: Tensor) -> tuple[int, ...] | None:
     """Place of the largest id of each row; None if it cannot be read on the host now."""
     known = state.eot
-    if not may_sync():
+    if not may_read_values():
         return known.places if known is not None and known.ids is ids else None
     if ids.is_inference():
         return tuple(ids.argmax(dim=-1).tolist())
@@ -75,12 +77,15 @@ def eot_places(state: TextState, ids: Tensor) -> tuple[int, ...] | None:
 def shared_prefix(learners: tuple[nn.Module, ...], prompts: Tensor) -> int:
     """How many leading tokens all prompts have in common, as far as it is known and exact.
 
-    The tokens are those of a prompt learner's frozen prefix. They are compared by value in each
-    call, since other code may have written the prompts.
+    Shared tokens are computed from the first prompt, which gets the gradient of all. So prompts
+    that want a gradient must come from a prompt learner that made them of a frozen prefix. Others
+    are compared by value with the learners' prefixes in each call, since other code may have
+    written them.
     """
-    # Gradients of shared rows are given to the first prompt alone, which a leaf would show.
-    if not may_sync() or (prompts.is_leaf and prompts.requires_grad):
+    if not may_read_values():
         return 0
+    if prompts.requires_grad and torch.is_grad_enabled():
+        return frozen_prefix(prompts)
     for learner in learners:
         prefix = learner.token_prefix[:1]
         fits = prefix.dtype == prompts.dtype and prefix.device == prompts.device

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vireid_fast.dropin.guards import may_sync
+from vireid_fast._checks import may_read_values
 from vireid_fast.dropin.kinds.base import UnsuitableError
 from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
 
@@ -56,7 +56,7 @@ class TextState:
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in _ID_DTYPES:
             return None
         eot_id = self.encoder.view.eot_id
-        if eot_id is not None and may_sync() and not bool((ids == eot_id).any(dim=1).all()):
+        if eot_id is not None and may_read_values() and not bool((ids == eot_id).any(dim=1).all()):
             return None
         try:
             return self.encoder.encode_tokens(ids.long(), attention_mask)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vireid_fast.dropin.guards import active_dropout, untouched
+from vireid_fast.dropin.guards import active_dropout, attention_problems, untouched
 from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
@@ -71,10 +71,8 @@ def _prepare(module: nn.Module, _: nn.Module) -> None:
     attention = last.attn
     plain = (
         isinstance(attention, nn.MultiheadAttention)
-        and attention._qkv_same_embed_dim
+        and not attention_problems(attention)
         and attention.in_proj_bias is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
     )
     if not plain:
         raise UnsuitableError("its last block has an attention of another form")

@@ -1,8 +1,12 @@
 """Attention between the tokens of two modalities, or within any sequences of rows."""
 
-from vireid_fast.ops.cross_modal_attention.api import AttentionBackend, cross_modal_attention
+from vireid_fast.ops.cross_modal_attention.api import cross_modal_attention
 from vireid_fast.ops.cross_modal_attention.index import AttentionIndex
-from vireid_fast.ops.cross_modal_attention.plan import AttentionPlan, attention_plan
+from vireid_fast.ops.cross_modal_attention.plan import (
+    AttentionBackend,
+    AttentionPlan,
+    attention_plan,
+)
 
 __all__ = [
     "AttentionBackend",

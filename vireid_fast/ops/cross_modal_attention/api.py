@@ -1,7 +1,6 @@
 """Public function `cross_modal_attention`."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from vireid_fast._checks import (
     require,
     require_choice,
     require_dtype,
+    require_number,
     require_same_device,
     require_shape,
     sentence,
@@ -21,6 +21,7 @@ from vireid_fast.ops.cross_modal_attention.op import (
     cross_modal_attention_bwd_op,
     cross_modal_attention_fwd_op,
 )
+from vireid_fast.ops.cross_modal_attention.plan import AttentionBackend
 from vireid_fast.ops.cross_modal_attention.rows import fold_slots
 from vireid_fast.ops.cross_modal_attention.sdpa import sdpa_attention
 from vireid_fast.ops.cross_modal_attention.xformers_backend import (
@@ -29,7 +30,6 @@ from vireid_fast.ops.cross_modal_attention.xformers_backend import (
 )
 
 _OP = "cross_modal_attention"
-AttentionBackend = Literal["auto", "kernel", "sdpa", "xformers", "reference"]
 
 
 def cross_modal_attention(
@@ -77,7 +77,10 @@ def cross_modal_attention(
         RuntimeError: The chosen backend is not built or installed.
     """
     _validate(query, key, value, index, backend)
-    scale = query.shape[2] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = query.shape[2] ** -0.5
+    else:
+        require_number(_OP, "scale", scale)
     if backend == "auto":
         tokens = max(index.max_query, index.max_key)
         backend = plan.choose(tokens, query.shape[2], query.dtype, query.device).backend

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from vireid_fast._checks import positive_int, require, require_choice
+from vireid_fast._checks import positive_int, require, require_choice, sentence
 from vireid_fast.ops.cross_modal_attention.blocks import (
     Block,
     Run,
@@ -19,7 +19,7 @@ from vireid_fast.ops.cross_modal_attention.blocks import (
 from vireid_fast.ops.cross_modal_attention.rows import SequenceRows, contiguous_rows, listed_rows
 
 Mode = Literal["cross", "joint", "self"]
-MODES = ("cross", "joint", "self")
+MODES = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,17 @@ class AttentionIndex:
             device: Where the tensors go.
 
         Raises:
-            ValueError: The mode is unknown, or a size is less than 1.
+            ValueError: The mode is unknown, or a size is less than 1. TypeError: A size is no
+                integer.
         """
         require_choice("AttentionIndex.uniform", "mode", mode, MODES)
         for name, size in (
             ("batch", batch), ("visible_length", visible_length),
             ("infrared_length", infrared_length),
         ):  # fmt: skip
-            if size < 1:
-                require(False, "AttentionIndex.uniform", name, "be at least 1", size)
+            # Not through operator.index: a traced size may be symbolic and has to stay so.
+            if not isinstance(size, (int, torch.SymInt)) or size < 1:
+                positive_int("AttentionIndex.uniform", name, size)
         return _remembered(mode, ((batch, visible_length),), ((batch, infrared_length),), device)
 
     @staticmethod
@@ -224,6 +226,7 @@ class AttentionIndex:
 
 def _runs(builder: str, argument: str, lengths: Iterable[int]) -> tuple[Run, ...]:
     what = f"AttentionIndex.{builder}"
+    _require_iterable(what, argument, lengths, "integers")
     checked = [positive_int(what, f"{argument}[{i}]", n) for i, n in enumerate(lengths)]
     require(bool(checked), what, argument, "hold at least one sequence", "none")
     return run_lengths(checked)
@@ -249,7 +252,14 @@ def _paired_runs(
 def _flat(argument: str, sequences: Iterable[Sequence[int] | Tensor]) -> tuple[Tensor, list[int]]:
     """The lists one after the other, shape (P,), int64, on the CPU, and their lengths."""
     what = "AttentionIndex.from_rows"
-    parts = [torch.as_tensor(rows, device="cpu") for rows in sequences]
+    _require_iterable(what, argument, sequences, "lists of rows")
+    parts = []
+    for i, rows in enumerate(sequences):
+        try:
+            parts.append(torch.as_tensor(rows, device="cpu"))
+        except (TypeError, ValueError) as error:
+            message = sentence(what, f"{argument}[{i}]", "hold integers", repr(rows))
+            raise TypeError(message) from error
     require(bool(parts), what, argument, "hold at least one sequence", "none")
     for i, rows in enumerate(parts):
         require(
@@ -272,6 +282,13 @@ def _row_count(argument: str, source: str, number: int | None, rows: Tensor) -> 
     wrong = low if low < 0 else high
     require(low >= 0 and high < number, what, source, f"hold rows in [0, {number})", wrong)
     return number
+
+
+def _require_iterable(what: str, argument: str, value: object, of: str) -> None:
+    require(
+        isinstance(value, Iterable), what, argument, f"be a sequence of {of}", repr(value),
+        error=TypeError,
+    )  # fmt: skip
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -20,15 +20,16 @@ The limits:
 
 import importlib.util
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from vireid_fast._checks import require, require_choice
+from vireid_fast._checks import positive_int, require, require_choice, sentence
 from vireid_fast._extension import HAS_EXTENSION, instruction_set
 
 _OP = "attention_plan"
-BACKENDS = ("auto", "kernel", "sdpa", "xformers", "reference")
+AttentionBackend = Literal["auto", "kernel", "sdpa", "xformers", "reference"]
+BACKENDS = get_args(AttentionBackend)
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = (*KERNEL_DTYPES, torch.float64)
 
@@ -71,12 +72,14 @@ def attention_plan(
 
     Raises:
         ValueError: The shape has another number of entries or one below 1, or a name is unknown.
-        TypeError: `dtype` is none of float32, float16, bfloat16 and float64.
+        TypeError: `dtype` is none of float32, float16, bfloat16 and float64, or an entry of the
+            shape is no integer.
     """
     require(
-        len(shape) in (4, 5), _OP, "shape", "be (B, H, L, D) or (B, H, Lq, Lk, D)", tuple(shape)
-    )
-    require(min(shape) >= 1, _OP, "shape", "have entries of at least 1", tuple(shape))
+        isinstance(shape, Sequence) and len(shape) in (4, 5), _OP, "shape",
+        "be (B, H, L, D) or (B, H, Lq, Lk, D)", shape,
+    )  # fmt: skip
+    shape = [positive_int(_OP, f"shape[{i}]", size) for i, size in enumerate(shape)]
     if isinstance(dtype, str):
         names = {str(known).removeprefix("torch."): known for known in DTYPES}
         require_choice(_OP, "dtype", dtype.removeprefix("torch."), names)
@@ -85,7 +88,12 @@ def attention_plan(
         dtype in DTYPES, _OP, "dtype", "be float32, float16, bfloat16 or float64", dtype,
         error=TypeError,
     )  # fmt: skip
-    return choose(max(shape[2:-1]), shape[-1], dtype, torch.device(device))
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        message = sentence(_OP, "device", "be a torch.device or its name", repr(device))
+        raise ValueError(message) from error
+    return choose(max(shape[2:-1]), shape[-1], dtype, device)
 
 
 def choose(tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> AttentionPlan:

@@ -88,22 +88,10 @@ def cross_modal_attention_bwd(
     Args:
         grad: Gradient of the output slots. Shape (num_query_slots, H, D).
         lse: Second output of the forward op. Shape (H, num_query_slots).
-        query: And the arguments after it: as in `cross_modal_attention`.
-        key: Shape (Nk, H, D).
-        value: Shape (Nk, H, D).
-        query_rows: Shape (P,), int64, or None.
-        query_slots: Shape (P,), int64, or None.
-        query_start: Shape (S,), int64.
-        query_length: Shape (S,), int64.
-        key_rows: Shape (P',), int64, or None.
-        key_slots: Slot of each key's gradients, or None. Shape (P',), int64.
-        key_start: Shape (S,), int64.
-        key_length: Shape (S,), int64.
+        query: And the others that are not named here: as in `cross_modal_attention`.
+        key_slots: Slot of each key list entry's gradients, or None. Shape (P',), int64.
         num_query_slots: Rows of dq.
         num_key_slots: Rows of dk and dv.
-        max_query: Largest of `query_length`.
-        max_key: Largest of `key_length`.
-        scale: Factor of q . k.
 
     Returns:
         dq (num_query_slots, H, D), dk and dv (num_key_slots, H, D) in the dtype of `query`.
@@ -121,8 +109,7 @@ def cross_modal_attention_bwd(
     grad_out = _load(grad, slot, inside_q)
     rows_lse = lse.T[slot].transpose(1, 2)[..., None]
     weight = torch.exp(scale * torch.einsum("sihd,sjhd->shij", q, k) - rows_lse)
-    both = inside_q[:, None, :, None] & inside_k[:, None, None, :]
-    weight = torch.where(both, weight, 0)
+    weight = torch.where(inside_q[:, None, :, None] & inside_k[:, None, None, :], weight, 0)
     grad_weight = torch.einsum("sihd,sjhd->shij", grad_out, v)
     delta = (weight * grad_weight).sum(3, keepdim=True)
     grad_scores = scale * weight * (grad_weight - delta)

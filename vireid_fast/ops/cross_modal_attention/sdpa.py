@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vireid_fast.ops.cross_modal_attention.blocks import Block
 from vireid_fast.ops.cross_modal_attention.index import AttentionIndex
 from vireid_fast.ops.cross_modal_attention.rows import load_entries, store_entries
 
@@ -30,17 +31,22 @@ def sdpa_attention(
     key, value = load_entries(key, index.keys), load_entries(value, index.keys)
     parts = []
     for block in index.blocks:
-        q = as_batch(query, block.first_query, block.sequences, block.query_length)
-        k = as_batch(key, block.first_key, block.sequences, block.key_length)
-        v = as_batch(value, block.first_key, block.sequences, block.key_length)
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale
-        )
+        heads_first = (x.transpose(1, 2) for x in block_views(query, key, value, block))
+        mixed = F.scaled_dot_product_attention(*heads_first, scale=scale)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return store_entries(out.contiguous(), index.queries)
 
 
-def as_batch(entries: Tensor, first: int, sequences: int, length: int) -> Tensor:
-    """View of consecutive list entries as equally long sequences, (sequences, length, H, D)."""
-    return entries[first : first + sequences * length].unflatten(0, (sequences, length))
+def block_views(
+    query: Tensor, key: Tensor, value: Tensor, block: Block
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The list entries of a block as equally long sequences, each (sequences, length, H, D)."""
+    queries = block.first_query + block.sequences * block.query_length
+    keys = block.first_key + block.sequences * block.key_length
+    asked = query[block.first_query : queries].unflatten(0, (block.sequences, block.query_length))
+    read, summed = (
+        x[block.first_key : keys].unflatten(0, (block.sequences, block.key_length))
+        for x in (key, value)
+    )
+    return asked, read, summed

@@ -11,7 +11,7 @@ from vireid_fast._checks import sentence
 from vireid_fast.ops.cross_modal_attention.blocks import Block
 from vireid_fast.ops.cross_modal_attention.index import AttentionIndex
 from vireid_fast.ops.cross_modal_attention.rows import load_entries, store_entries
-from vireid_fast.ops.cross_modal_attention.sdpa import as_batch
+from vireid_fast.ops.cross_modal_attention.sdpa import block_views
 
 # A few equal blocks are a few calls; beyond, one call with a block-diagonal mask is cheaper.
 _MOST_CALLS = 2
@@ -60,10 +60,8 @@ def xformers_attention(
     if len(index.blocks) <= _MOST_CALLS:
         parts = []
         for block in index.blocks:
-            q = as_batch(query, block.first_query, block.sequences, block.query_length)
-            k = as_batch(key, block.first_key, block.sequences, block.key_length)
-            v = as_batch(value, block.first_key, block.sequences, block.key_length)
-            parts.append(memory_efficient_attention(q, k, v, scale=scale).flatten(0, 1))
+            views = block_views(query, key, value, block)
+            parts.append(memory_efficient_attention(*views, scale=scale).flatten(0, 1))
         out = torch.cat(parts)
     else:
         key, value = _in_block_order(key, index.blocks), _in_block_order(value, index.blocks)

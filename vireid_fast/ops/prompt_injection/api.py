@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from vireid_fast._extension import HAS_EXTENSION
 from vireid_fast.ops._registration import Backend
-from vireid_fast.ops.prompt_injection import reference
+from vireid_fast.ops.prompt_injection import codes, reference
 from vireid_fast.ops.prompt_injection.op import prompt_injection_bwd_op, prompt_injection_fwd_op
 from vireid_fast.ops.prompt_injection.sources import MODES, Injected, TokenNorm, TokenSource
 from vireid_fast.ops.prompt_injection.validation import validate, validate_labels
@@ -172,8 +172,13 @@ class _Injection(torch.autograd.Function):
         return out, normalized
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, grad_normalized=None):
+    def backward(ctx, *grads):
+        # The wrapper takes time that counts at this size, and has work under create_graph alone.
+        run = _differentiate_once if torch.is_grad_enabled() else _Injection.differentiate
+        return run(ctx, *grads)
+
+    @staticmethod
+    def differentiate(ctx, grad, grad_normalized=None):
         out, statistics, weight, *labels = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad is None and grad_normalized is None:
@@ -187,14 +192,13 @@ class _Injection(torch.autograd.Function):
         return tuple([g if need else None for g, need in zip(grads, needs, strict=True)])
 
 
+_differentiate_once = once_differentiable(_Injection.differentiate)
+
+
 def _wanted(
     needs: Sequence[bool], tensors: Sequence[Tensor | None], dtype: torch.dtype
 ) -> list[int]:
     """Which gradients the backward op is to give, in which dtype; one entry for the whole norm."""
-    asked = (needs[0], needs[1], needs[2] or needs[3], *needs[5:])
-    kinds = [reference.NOTHING] * len(tensors)
-    for i, tensor in enumerate(tensors):
-        if asked[i]:
-            same = tensor.dtype == dtype
-            kinds[i] = reference.SAME_DTYPE if same else reference.FLOAT32
-    return kinds
+    asked = (needs[0], needs[1], needs[2] or needs[3], *needs[5 : 2 + len(tensors)])
+    given = [codes.SAME_DTYPE if t is None or t.dtype == dtype else codes.FLOAT32 for t in tensors]
+    return [kind if want else codes.NOTHING for kind, want in zip(given, asked, strict=True)]

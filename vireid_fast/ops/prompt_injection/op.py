@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast.ops._registration import register_op
-from vireid_fast.ops.prompt_injection import reference
+from vireid_fast.ops.prompt_injection import codes, reference
 
 
 def _fake(
@@ -24,7 +24,7 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     length, width = stream.shape[-2:]
     for source, mode in zip(tokens, modes, strict=True):
-        length += source.shape[1] if mode == reference.INSERT else 0
+        length += source.shape[1] if mode == codes.INSERT else 0
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     shape = (batch, length, width) if weight is not None else (0,)
     statistics = (2, batch, length) if weight is not None else (0,)
@@ -54,12 +54,12 @@ def _fake_bwd(
     batch, length, width = given.shape
 
     def empty(kind: int, *shape: int) -> Tensor:
-        if kind == reference.NOTHING:
+        if kind == codes.NOTHING:
             return given.new_empty(0)
-        float32 = kind == reference.FLOAT32
+        float32 = kind == codes.FLOAT32
         return given.new_empty(shape, dtype=torch.float32 if float32 else given.dtype)
 
-    norm = reference.NOTHING if grad_normalized is None else wanted[2]
+    norm = codes.NOTHING if grad_normalized is None else wanted[2]
     stream = (stream_length, width) if stream_shared else (batch, stream_length, width)
     sizes = zip(wanted[3:], classes, lengths, strict=True)
     tokens = [empty(kind, count, slots, width) for kind, count, slots in sizes]

@@ -1,4 +1,4 @@
-"""Token injection in plain torch: the oracle of the kernels. Imports nothing of ours.
+"""Token injection in plain torch: the oracle of the kernels. Imports nothing of ours but codes.
 
 A mode is 0 to replace tokens, 1 to insert and 2 to add. Sums are in float32, or in float64 where
 the result is.
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-REPLACE, INSERT, ADD = range(3)
-NOTHING, SAME_DTYPE, FLOAT32 = range(3)
+from vireid_fast.ops.prompt_injection.codes import ADD, FLOAT32, INSERT, NOTHING, REPLACE
 
 
 def prompt_injection(
@@ -116,13 +115,8 @@ def prompt_injection_bwd(
 
     grad_weight = grad_bias = total
     if grad_normalized is not None:
-        mean, rstd = statistics.unsqueeze(3)
-        unit = (out.to(wide) - mean) * rstd
-        grad_wide = grad_normalized.to(wide)
-        grad_weight, grad_bias = (grad_wide * unit).sum((0, 1)), grad_wide.sum((0, 1))
-        scaled = grad_wide * weight.to(wide)
-        plain, projected = (v.mean(dim=2, keepdim=True) for v in (scaled, scaled * unit))
-        total = total + (scaled - plain - unit * projected) * rstd
+        through, grad_weight, grad_bias = _norm_bwd(grad_normalized, out, statistics, weight)
+        total = total + through
     norm_kind = NOTHING if grad_normalized is None else wanted[2]
     grad_positions = finish(total.sum(0), wanted[1])
     grad_tokens: list[Tensor] = []
@@ -138,6 +132,20 @@ def prompt_injection_bwd(
     grad_stream = finish(total.sum(0) if stream_shared else total, wanted[0])
     norm_grads = finish(grad_weight, norm_kind), finish(grad_bias, norm_kind)
     return grad_stream, grad_positions, *norm_grads, grad_tokens
+
+
+def _norm_bwd(
+    grad: Tensor, out: Tensor, statistics: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the norm's input, weight and bias, in the dtype of the statistics."""
+    wide = statistics.dtype
+    mean, rstd = statistics.unsqueeze(3)
+    unit = (out.to(wide) - mean) * rstd
+    grad = grad.to(wide)
+    scaled = grad * weight.to(wide)
+    plain, projected = (v.mean(dim=2, keepdim=True) for v in (scaled, scaled * unit))
+    grad_input = (scaled - plain - unit * projected) * rstd
+    return grad_input, (grad * unit).sum((0, 1)), grad.sum((0, 1))
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

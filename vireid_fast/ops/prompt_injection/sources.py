@@ -1,11 +1,11 @@
 """What is injected into a stream of tokens, and what comes out."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 Mode = Literal["replace", "insert", "add"]
-MODES = ("replace", "insert", "add")
+MODES = get_args(Mode)
 """Names of the modes; the raw ops take their index in this list."""
 
 MAX_SOURCES = 4

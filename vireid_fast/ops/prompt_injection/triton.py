@@ -8,6 +8,8 @@ import triton
 from torch import Tensor
 
 from vireid_fast.ops._ahead_of_time import AheadOfTime
+from vireid_fast.ops.prompt_injection.codes import INSERT, NOTHING, SAME_DTYPE
+from vireid_fast.ops.prompt_injection.sources import MAX_SOURCES
 from vireid_fast.ops.prompt_injection.triton_kernels import (
     _injection_fwd_kernel,
     _norm_bwd_kernel,
@@ -15,10 +17,7 @@ from vireid_fast.ops.prompt_injection.triton_kernels import (
 )
 
 _ROWS_PER_PARTIAL = 32
-_MAX_SOURCES = 4
 _NO_MODE = -1
-_INSERT = 1
-_NOTHING, _SAME_DTYPE = range(2)
 _SHARED, _PER_ITEM, _LABELLED = range(3)
 _MAX_NORM_WIDTH = 16384
 
@@ -66,7 +65,7 @@ def _membership(labels: Tensor | None, classes: int) -> int:
 
 
 def _pad(values: Sequence[object], fill: object) -> list[object]:
-    return [*values, *([fill] * (_MAX_SOURCES - len(values)))]
+    return [*values, *([fill] * (MAX_SOURCES - len(values)))]
 
 
 def prompt_injection(
@@ -92,7 +91,7 @@ def prompt_injection(
     width = stream.shape[-1]
     slots = [t.shape[1] for t in tokens]
     length = stream.shape[-2]
-    length += sum(m for m, mode in zip(slots, modes, strict=True) if mode == _INSERT)
+    length += sum(m for m, mode in zip(slots, modes, strict=True) if mode == INSERT)
     out = stream.new_empty((batch, length, width), dtype=dtype)
     normed = weight is not None
     normalized = stream.new_empty(out.shape if normed else (0,), dtype=dtype)
@@ -136,7 +135,7 @@ def prompt_injection_bwd(
         total = grad.contiguous()
     else:
         total, partials = _through_norm(grad, grad_normalized, out, statistics, weight)
-        if wanted[2] != _NOTHING:
+        if wanted[2] != NOTHING:
             summed = _gradient(given, wanted[2], 2, width)
             _sum_items(partials, summed, None, 1, 0, _later((), (), (), 0))
             # Two outputs of one op must not share memory.
@@ -144,17 +143,17 @@ def prompt_injection_bwd(
 
     def reduce(kind: int, label: Tensor | None, count: int, slots: int, source: int) -> Tensor:
         result = _gradient(given, kind, count, slots, width)
-        if kind != _NOTHING:
+        if kind != NOTHING:
             first = starts[source] if source >= 0 else 0
             later = _later(starts, lengths, modes, source + 1)
             _sum_items(total, result, label, count, first, later)
         return result
 
     grad_stream = reduce(wanted[0], None, 1 if stream_shared else batch, stream_length, -1)
-    if stream_shared and wanted[0] != _NOTHING:
+    if stream_shared and wanted[0] != NOTHING:
         grad_stream = grad_stream.squeeze(0)
     grad_positions = _gradient(given, wanted[1], given.shape[1], width)
-    if wanted[1] != _NOTHING:
+    if wanted[1] != NOTHING:
         _sum_items(total, grad_positions, None, 1, 0, _later((), (), (), 0))
     grad_tokens = [
         reduce(wanted[k + 3], labels[k], classes[k], lengths[k], k) for k in range(len(labels))
@@ -163,9 +162,9 @@ def prompt_injection_bwd(
 
 
 def _gradient(given: Tensor, kind: int, *shape: int) -> Tensor:
-    if kind == _NOTHING:
+    if kind == NOTHING:
         return given.new_empty(0)
-    return given.new_empty(shape, dtype=given.dtype if kind == _SAME_DTYPE else torch.float32)
+    return given.new_empty(shape, dtype=given.dtype if kind == SAME_DTYPE else torch.float32)
 
 
 def _later(starts: Sequence[int], slots: Sequence[int], modes: Sequence[int], first: int) -> _Later:
@@ -230,7 +229,7 @@ def _sum_items(
 def _ahead_of_time(dtype: str, source: str) -> list[AheadOfTime]:
     pointer, wide = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
     double = {"BLOCK_WIDTH": 512, "DOUBLE": dtype == "fp64"}
-    four = range(_MAX_SOURCES)
+    four = range(MAX_SOURCES)
     scalars = dict.fromkeys([*(f"start{k}" for k in four), *(f"slots{k}" for k in four)], "i32")
     fwd = {
         "stream_ptr": pointer, "positions_ptr": f"*{source}", "weight_ptr": f"*{source}",

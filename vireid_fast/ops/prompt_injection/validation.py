@@ -9,7 +9,9 @@ from torch import Tensor
 from vireid_fast._checks import (
     require,
     require_choice,
+    require_class_labels,
     require_dtype,
+    require_number,
     require_same_device,
     require_shape,
     sentence,
@@ -78,10 +80,11 @@ def validate_labels(what: str, sources: Sequence[TokenSource]) -> None:
     Raises:
         ValueError: A label lies outside the classes of its tokens.
     """
+    remedy = "Labels count the classes of the tokens from 0."
     for k, source in enumerate(sources):
         if source.labels is not None:
             name = "labels" if what == "prompt_injection" else f"sources[{k}].labels"
-            _check_label_range(what, name, source.labels, source.tokens.shape[0])
+            require_class_labels(what, name, source.labels, source.tokens.shape[0], remedy)
 
 
 def _check_stream(
@@ -92,8 +95,10 @@ def _check_stream(
     if out_dtype is not None:
         require_choice(what, "out_dtype", out_dtype, _DTYPES)
         require_dtype(what, name, stream, _ALLOWED[out_dtype])
-    if shared or stream.dim() != 3:
+    if shared:
         require_shape(what, name, stream, ("L", "W"))
+    elif stream.dim() not in (2, 3):
+        require(False, what, name, "have shape (L, W) or (B, L, W)", tuple(stream.shape))
     return stream.dtype if out_dtype is None else out_dtype
 
 
@@ -165,18 +170,5 @@ def _check_norm(
     require_dtype(what, "norm.bias", norm.bias, (norm.weight.dtype,))
     require_shape(what, "norm.weight", norm.weight, (width,))
     require_shape(what, "norm.bias", norm.bias, (width,))
+    require_number(what, "norm.eps", norm.eps)
     require(norm.eps >= 0, what, "norm.eps", "be at least 0", norm.eps)
-
-
-def _check_label_range(what: str, name: str, labels: Tensor, num_classes: int) -> None:
-    # Reading values back would break a traced graph or a captured stream.
-    if torch.compiler.is_compiling() or labels.numel() == 0:
-        return
-    if labels.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    low, high = (int(v) for v in torch.aminmax(labels))
-    wrong = low if low < 0 else high
-    require(
-        low >= 0 and high < num_classes, what, name, f"be in [0, {num_classes})", wrong,
-        "Labels count the classes of the tokens from 0.",
-    )  # fmt: skip
