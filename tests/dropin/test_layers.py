@@ -125,6 +125,12 @@ def test_rejects_bad_arguments(clip_model):
         encoder(prompts[:, :5], template())
     with pytest.raises(ValueError, match=r"tokenized_prompts must have shape"):
         encoder(prompts, template()[:, :5])
+    with pytest.raises(ValueError, match=r"tokenized_prompts must have 1 or B rows, got 3"):
+        encoder(prompts, template().repeat(3, 1))
+    with pytest.raises(ValueError, match=r"tokenized_prompts must have EOT, the largest id"):
+        encoder(prompts, torch.zeros_like(template()))
+    with pytest.raises(TypeError, match=r"tokenized_prompts must be int64"):
+        encoder(prompts, template().float())
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
         dropin.PromptLearner(2, template(), table)(torch.tensor([2]))
     with pytest.raises(NotImplementedError, match="causal"):

@@ -223,3 +223,16 @@ def test_refuses_what_does_not_fit():
         modality_shared_enhancement(gram[:4], gram[7:], labels)
     with pytest.raises(ValueError, match="hold each identity at least twice, got 2 single rows"):
         modality_shared_enhancement(gram[:4], gram[8:], torch.tensor([0, 0, 1, 2]))
+
+
+def test_a_look_without_gradient_leaves_later_losses_theirs():
+    features = make_features(6, 5, dtype=torch.float64).requires_grad_()
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    gram = FeatureGram(features)
+    with torch.no_grad():
+        looked = weighted_regularized_triplet(gram, labels)
+    loss = weighted_regularized_triplet(gram, labels)
+    assert not looked.requires_grad and torch.equal(loss, looked)
+    (grad,) = torch.autograd.grad(loss, features)
+    (expected,) = torch.autograd.grad(weighted_regularized_triplet(features, labels), features)
+    torch.testing.assert_close(grad, expected)

@@ -133,10 +133,18 @@ def test_nan_reaches_no_other_image():
 
 def test_nothing_is_kept_that_no_gradient_needs():
     features, bank, labels = _inputs(4, 6, 3)
-    loss = image_to_text(features, bank.requires_grad_(), labels)
+    loss = image_to_text(features, bank.requires_grad_(), labels, block=5)
     saved = loss.grad_fn.saved_tensors
     assert sum(t is not None and t.shape == features.shape for t in saved) == 1
     assert not any(t is not None and t.shape == (4, 6) for t in saved)
+
+
+def test_one_block_is_the_plain_cross_entropy():
+    features, bank, labels = _inputs(4, 6, 3)
+    loss = image_to_text(features.requires_grad_(), bank, labels)
+    whole = image_to_text(features, bank, labels, backend="reference")
+    # The same graph, so the same kernels and the same saved tensors.
+    assert torch.equal(loss, whole) and loss.grad_fn.name() == whole.grad_fn.name()
 
 
 def test_halves_autocast_and_strided_inputs():
