@@ -37,7 +37,8 @@ kernels-check: setup
 	$(BIN)/python tests/kernels_check.py
 
 bench: setup
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST)
+	$(BIN)/python benchmarks/run.py $(PYTEST); status=$$?; \
+	$(BIN)/python benchmarks/report.py && exit $$status
 
 results: setup
 	$(BIN)/python benchmarks/scene_regions.py

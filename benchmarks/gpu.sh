@@ -44,8 +44,8 @@ part() {
 }
 
 part machine 60 "$python" benchmarks/machine.py
-# The check compiles on the processor while the GPU works.
-part kernels 300 "$python" tests/kernels_check.py &
+# The check compiles on the processor while the extension is built and tested.
+part kernels 240 "$python" tests/kernels_check.py &
 # A trial beside a built extension takes that one.
 if [ "$device" = cuda ] || ! "$python" -c 'import vireid_fast._C' 2>/dev/null; then
   part build 240 "$python" setup.py -q build_ext --inplace
@@ -55,14 +55,22 @@ if ! "$python" -c 'import vireid_fast.configs' 2>/dev/null; then
   ln -s ../configs vireid_fast/configs
   trap 'rm -f vireid_fast/configs' EXIT
 fi
-if [ "$device" = cuda ]; then
-  part tests 150 "$python" -m pytest -q -p no:cacheprovider -m gpu tests
-else
-  part tests 150 "$python" -m pytest -q -p no:cacheprovider -m gpu --collect-only tests
-fi
-part benchmarks 3000 "$python" -m pytest -q -p no:cacheprovider benchmarks \
-  --device "$device" --results "$results" $quick
+# Most of the time of the tests goes into compiling attention for many sizes.
+collect=""
+if [ "$device" != cuda ]; then collect="--collect-only"; fi
+gpu_tests() {
+  local name="$1"
+  shift
+  part "$name" 180 "$python" -m pytest -q -p no:cacheprovider -m gpu $collect "$@"
+}
+sizes=tests/ops/test_cross_modal_attention_gpu.py attention=tests/ops/test_cross_modal_attention.py
+gpu_tests tests-sizes "$sizes" &
+gpu_tests tests-attention "$attention" tests/nn &
+gpu_tests tests tests --ignore="$sizes" --ignore="$attention" --ignore=tests/nn &
+# Nothing else runs while times are taken.
 wait
+part benchmarks 3000 "$python" benchmarks/run.py -q -p no:cacheprovider \
+  --device "$device" --results "$results" $quick
 if [ "$results" = benchmarks/results ]; then
   part tables 60 "$python" benchmarks/report.py
 fi

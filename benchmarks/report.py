@@ -14,6 +14,7 @@ GROUPS = {
     "attention": "cross-modal attention",
     "injection": "prompt injection",
     "attention_pool": "attention pool",
+    "accelerate": "accelerate",
     "metric_losses": "metric losses",
     "csdn_steps": "CSDN training steps",
     "ops": "retrieval ops",

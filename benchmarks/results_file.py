@@ -32,13 +32,14 @@ class ResultFile:
         self._records = [r for r in json.loads(text) if (r["op"], r["case"]) in self._order]
 
     def forget(self, case: Case) -> None:
-        """Remove a case; it has no time until it passes its gate again."""
+        """Remove a case from the file; it has no time until it passes its gate again."""
         self._records = [
             record for record in self._records if (record["op"], record["case"]) != _key(case)
         ]
+        self.write()
 
     def add(self, case: Case, comparison: Comparison, memory: dict[str, int]) -> None:
-        """Take over the times of a case, and the peak memory of the providers that have one."""
+        """Write the times of a case, and the peak memory of the providers that have one."""
         head = {"op": case.op, "case": case.name, "shape": case.shape, "dtype": case.dtype}
         facts = environment(comparison.device)
         first = comparison.fused[0]
@@ -54,13 +55,15 @@ class ResultFile:
                         "memory_target": provider.memory_target_against(fused.name),
                     }
                 self._records.append({**record, **facts})
+        self.write()
 
     def write(self) -> None:
-        """Write all records in the order of the cases."""
+        """Write all records in the order of the cases; no file where there are none."""
         records: list[dict[str, Any]] = sorted(
             self._records, key=lambda record: self._order[record["op"], record["case"]]
         )
         if not records:
+            self._path.unlink(missing_ok=True)
             return
         with atomic_write(self._path) as path:
             path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ Stopwatch = Callable[[int], float]
 # Calls in one captured graph: enough to hide the replay's own launch and to rotate input sets.
 _GRAPH_CALLS = 20
 _GRAPH_SECONDS = 0.1
-_SIDE_STREAM_CALLS = 3
+_CALLS_BEFORE_CAPTURE = 3
 
 
 class CaptureError(RuntimeError):
@@ -53,20 +53,18 @@ def event_stopwatch(run: Run, device: torch.device) -> Stopwatch:
 def graph_stopwatch(run: Run, device: torch.device) -> Stopwatch:
     """Time per call in the replay of one captured graph of several calls.
 
+    The current stream is captured, which must not be the default one.
+
     Raises:
         CaptureError: The calls cannot be captured, for instance because they wait for the device.
     """
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(_SIDE_STREAM_CALLS):
-            run()
-    torch.cuda.current_stream(device).wait_stream(side)
+    for _ in range(_CALLS_BEFORE_CAPTURE):
+        run()
     long = host_stopwatch(run, device)(1) > _GRAPH_SECONDS / _GRAPH_CALLS
     inside = 1 if long else _GRAPH_CALLS
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device)):
             for _ in range(inside):
                 run()
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Interleaved timing: every round runs all providers, so that noise hits each of them alike."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -120,16 +121,27 @@ class Comparison:
     def first_outputs(self) -> dict[str, Any]:
         """Call every provider once; what they return goes through the correctness gate.
 
-        Memory that they do not write holds NaN meanwhile.
+        Memory that they do not write holds NaN meanwhile. A peer without a target that refuses, as
+        a backend does that was not made for a shape, is told as absent.
         """
         outputs = {}
-        for provider in self._present():
+        present = []
+        for provider in self.providers:
 
             def run(provider: Provider = provider) -> None:
                 outputs[provider.name] = provider.run()
 
-            with _poisoned_memory():
-                self.first_call[provider.name] = host_stopwatch(run, self.device)(1)
+            try:
+                if provider.run is not None:
+                    with _poisoned_memory():
+                        self.first_call[provider.name] = host_stopwatch(run, self.device)(1)
+            except (ImportError, RuntimeError) as error:
+                if provider.role != "peer" or provider.target is not None:
+                    raise
+                reason = str(error).partition("\n")[0]
+                provider = dataclasses.replace(provider, run=None, absent=f"failed: {reason}")
+            present.append(provider)
+        self.providers = tuple(present)
         return outputs
 
     def warm_up(self, budget: Budget) -> int:

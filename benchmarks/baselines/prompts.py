@@ -1,10 +1,10 @@
-"""Peers of the text side: prompts by cat and add, the 77-token tower, transformers' CLIP."""
+"""Peers of the text side: tokens by cat and add, the 77-token tower, transformers' CLIP."""
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vireid_fast.clip.text import TextTower
 
@@ -43,16 +43,23 @@ def cat_add_and_cast(
     return cat_and_add(template, positions, context, labels, start).to(dtype)
 
 
+def insert_add_and_normalize(
+    stream: Tensor, tokens: Tensor, residual: Tensor, weight: Tensor, bias: Tensor,
+    labels: Tensor, start: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Tokens of each item's class go into its stream, then the residual and the LayerNorm."""
+    if tokens.shape[1]:
+        parts = [stream[:, :start], tokens[labels], stream[:, start:]]
+        stream = torch.cat(parts, dim=1)
+    stream = stream + residual
+    return stream, F.layer_norm(stream, stream.shape[-1:], weight, bias)
+
+
 def encode_all_tokens(tower: TextTower, prompts: Prompts, eot: int) -> Tensor:
     """Text features by every token of the context length, as CLIP's own code computes them."""
     # A tensor of positions keeps the tower from stopping at EOT.
     rows = torch.full_like(prompts.labels, eot)
     return tower.encode_embeddings(cat_and_add(*prompts), rows)
-
-
-def transformers_obstacle() -> str:
-    """Why transformers cannot run; empty where it can."""
-    return "" if find_spec("transformers") else "transformers is not installed"
 
 
 class _LearnedTokens(nn.Module):
@@ -69,6 +76,9 @@ class TransformersTower:
         tower: With "quick_gelu" and CLIP's special tokens.
         heads: Its number of heads.
         eot_id: Token id of EOT.
+
+    Raises:
+        ImportError: transformers is absent. RuntimeError: Its release has other parameters.
     """
 
     def __init__(self, tower: TextTower, heads: int, eot_id: int) -> None:

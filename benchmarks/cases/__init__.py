@@ -6,6 +6,7 @@ single-shot has 3803 queries and 301 gallery images, RegDB 2060 and 2060; CLIP f
 """
 
 from cases import (
+    accelerate,
     attention,
     attention_pool,
     csdn_steps,
@@ -19,7 +20,8 @@ from cases.case import DEVICES, Case, Workload
 GROUPS: dict[str, tuple[Case, ...]] = {
     module.__name__.rpartition(".")[2]: module.CASES
     for module in (
-        ops, attention, text_tower, injection, metric_losses, attention_pool, csdn_steps,
+        text_tower, attention, injection, attention_pool, accelerate, metric_losses, csdn_steps,
+        ops,
     )
 }  # fmt: skip
 

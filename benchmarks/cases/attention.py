@@ -71,7 +71,7 @@ def _attention(
             _plain(Tokens(*(x.detach().to(t) for x in first)), grad, length, mode, direction)
             for t in (torch.float64, dtype)
         )
-        for name in ("fused", *peers_of(providers)):
+        for name in ("fused", *peers_of(providers, outputs)):
             for found, reference, value in zip(outputs[name], plain, exact, strict=True):
                 rows = torch.cat(found) if isinstance(found, tuple) else found
                 part = torch.cat(_halves(rows.detach(), length))

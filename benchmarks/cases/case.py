@@ -1,7 +1,7 @@
 """What a benchmark case is."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,10 +76,13 @@ def in_turn(runs: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
     return lambda: next(cycle)()
 
 
-def peers_of(providers: Sequence[Provider]) -> list[str]:
-    """Names of the providers whose output is that of the op, the fused ones aside."""
+def peers_of(providers: Sequence[Provider], outputs: Mapping[str, Any]) -> list[str]:
+    """Names of the providers whose output is that of the op, the fused ones aside.
+
+    A peer that failed has no output.
+    """
     roles = ("peer", "reference", "variant")
-    return [one.name for one in providers if one.role in roles and one.run is not None]
+    return [one.name for one in providers if one.role in roles and one.name in outputs]
 
 
 def gemm_floor(

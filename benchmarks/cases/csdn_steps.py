@@ -116,13 +116,13 @@ def _steps(make: Callable[[str, torch.device], Run], device: torch.device) -> Wo
 CASES = (
     Case(
         "csdn_steps", "CSDN", "stage 1, 64 prompts", f"{_PAIRS} images a modality",
-        partial(_steps, _prompt_step), budget=Budget(seconds=25.0),
+        partial(_steps, _prompt_step), budget=Budget(seconds=20.0),
         memory=("fused", "references"), graphs=False,
     ),
     Case(
         "csdn_steps", "CSDN", "stage 3, 12 images",
         f"{_BATCH_IDENTITIES} identities x {_INSTANCES} x 3 x {_SIZE[0]} x {_SIZE[1]}",
-        partial(_steps, _visual_step), budget=Budget(seconds=25.0),
+        partial(_steps, _visual_step), budget=Budget(seconds=20.0),
         memory=("fused", "references"), graphs=False,
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 from baselines.losses import separate_losses, whole_cross_entropy
-from timing import Provider
+from timing import Budget, Provider
 from torch import Tensor
 
 from cases.case import Case, Workload, gemm_floor, in_turn, input_sets, peers_of
@@ -115,10 +115,10 @@ def _check(
     backward = inputs[0].requires_grad
     wide = [tuple(x.detach().double().requires_grad_(x.requires_grad) for x in inputs)]
     exact = _provide(partial(plain, labels=labels), wide, backward)()
-    rough = outputs[peers_of(providers)[-1]]
+    rough = outputs[peers_of(providers, outputs)[-1]]
     for found, reference, value in zip(outputs["fused"], rough, exact, strict=True):
         assert_error_budget(found.detach(), reference.detach(), value.detach(), rounding=16)
-    for name in peers_of(providers):
+    for name in peers_of(providers, outputs):
         for found, value in zip(outputs[name], exact, strict=True):
             # cdist's GEMM form cancels, most of all in the gradient at distance 0; this only makes
             # sure that it does the same work.
@@ -126,6 +126,7 @@ def _check(
             assert off <= 0.02 * value.detach().abs().max(), f"{name} is off by {off:.3g}"
 
 
+_BUDGET = Budget(seconds=4.0)
 _DIRECTIONS = ((False, "forward"), (True, "forward + backward"))
 CASES = (
     *(
@@ -134,7 +135,7 @@ CASES = (
             f"{3 * _INSTANCES * identities} rows of {width}, {name}",
             f"{identities} identities x {_INSTANCES} x 3 x {width}",
             partial(_metric, identities, width, backward),
-            memory=("fused", _CDIST) if backward else (),
+            memory=("fused", _CDIST) if backward else (), budget=_BUDGET,
         )
         for identities, width in ((8, 2048), (8, 1024), (32, 2048))
         for backward, name in _DIRECTIONS
@@ -143,7 +144,7 @@ CASES = (
         Case(
             "metric_losses", "image_to_text", f"192 images, {texts} texts, {name}",
             f"192 x 1024, {texts} x 1024", partial(_texts, 192, 1024, texts, backward),
-            memory=("fused", _WHOLE) if backward else (),
+            memory=("fused", _WHOLE) if backward else (), budget=_BUDGET,
         )
         for texts in (395, 1074, 20000)
         for backward, name in _DIRECTIONS
