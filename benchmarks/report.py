@@ -88,7 +88,11 @@ def performance_table(folder: Path = RESULTS) -> str:
         measured = _records(group, folder)
         devices |= measured.keys()
         for device, records in measured.items():
-            peers = [r for r in records if r["role"] == "peer" and "ratio" in r]
+            timed = [r for r in records if "ratio" in r]
+            # Training steps are compared to our own plain path alone.
+            peers = [r for r in timed if r["role"] == "peer"] or [
+                r for r in timed if r["role"] == "reference"
+            ]
             told = [_extreme(peers, choose) for choose in (max, min)] if peers else ["", ""]
             lines.append(f"| {title} | {device} | {told[0]} | {told[1]} | {_met(records)} |")
         if not measured:
@@ -159,7 +163,7 @@ def _target_cell(record: dict) -> str:
 def _memory_cell(record: dict) -> str:
     if "memory_megabytes" not in record:
         return ""
-    text = f"{record['memory_megabytes']:.3g} MB"
+    text = f"{record['memory_megabytes']:,.0f} MB"
     if record["role"] == "fused":
         return text
     text += f", {record['memory_ratio']:.3g}x"

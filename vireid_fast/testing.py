@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast.ops import AttentionIndex, TokenNorm, TokenSource
-from vireid_fast.ops.prompt_injection.sources import Mode
+from vireid_fast.ops.prompt_injection import Mode
 from vireid_fast.ops.sparse_rows import SparseRows
 
 

@@ -12,9 +12,14 @@ from vireid_fast._checks import (
     require_same_device,
     require_shape,
 )
-from vireid_fast.ops import AttentionBackend, AttentionIndex, cross_modal_attention
-from vireid_fast.ops.cross_modal_attention.index import MODES, Mode
-from vireid_fast.ops.cross_modal_attention.plan import BACKENDS
+from vireid_fast.ops.cross_modal_attention import (
+    BACKENDS,
+    MODES,
+    AttentionBackend,
+    AttentionIndex,
+    Mode,
+    cross_modal_attention,
+)
 
 
 class CrossModalAttention(nn.Module):

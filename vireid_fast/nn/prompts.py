@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import positive_int, require, require_choice, require_shape
 from vireid_fast.nn.prompt_group import PromptGroup
-from vireid_fast.ops import prompt_injection
-from vireid_fast.ops._registration import BACKENDS
+from vireid_fast.ops import BACKENDS, prompt_injection
 
 
 class PromptLearner(nn.Module):

@@ -3,9 +3,8 @@
 from torch import Tensor, nn
 
 from vireid_fast._checks import positive_int, require, require_choice, require_shape
-from vireid_fast.ops import Injected, TokenNorm, TokenSource, inject_tokens
-from vireid_fast.ops._registration import BACKENDS
-from vireid_fast.ops.prompt_injection.sources import MODES
+from vireid_fast.ops import BACKENDS, Injected, TokenNorm, TokenSource, inject_tokens
+from vireid_fast.ops.prompt_injection import MODES
 
 
 class TokenInjection(nn.Module):
