@@ -72,7 +72,10 @@ def test_non_contiguous_inputs(metric, device):
     x, y = make_inputs((12, 18, 22), device=device)
     strided_x, strided_y = x[::2, 1::2], y.T.contiguous().T[::3, 1::2]
     expected = pairwise_distance(strided_x.contiguous(), strided_y.contiguous(), metric=metric)
-    assert torch.equal(pairwise_distance(strided_x, strided_y, metric=metric), expected)
+    actual = pairwise_distance(strided_x, strided_y, metric=metric)
+    # Without our kernel torch's matrix product rounds strided operands in its own way.
+    tolerance = 0 if HAS_EXTENSION else 1e-5
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
