@@ -43,6 +43,12 @@ part() {
   if [ "$code" -ne 0 ]; then echo "$name (exit $code)" >>"$logs/failed.txt"; fi
 }
 
+# Without a device every test would be skipped, and nothing could fail.
+if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+then
+  echo "gpu.sh: --device cuda must find a CUDA device, got none. Try --device cpu --quick." >&2
+  exit 3
+fi
 part machine 60 "$python" benchmarks/machine.py
 # The check compiles on the processor while the extension is built and tested.
 part kernels 240 "$python" tests/kernels_check.py &

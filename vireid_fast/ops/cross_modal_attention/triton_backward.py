@@ -15,6 +15,7 @@ from vireid_fast.ops.cross_modal_attention.triton_rows import (
     LOG2_E,
     _dot,
     _entry,
+    _extent,
     _load,
     _program,
     _store,
@@ -136,10 +137,8 @@ def _attention_bwd_kernel(
     Otherwise the queries pass first (dq, delta), then each chunk of keys (dk, dv).
     """
     sequence, head, _ = _program(1, num_heads)
-    query_start = tl.load(query_start_ptr + sequence)
-    query_length = tl.load(query_length_ptr + sequence).to(tl.int32)
-    key_start = tl.load(key_start_ptr + sequence)
-    key_length = tl.load(key_length_ptr + sequence).to(tl.int32)
+    query_start, query_length = _extent(query_start_ptr, query_length_ptr, sequence)
+    key_start, key_length = _extent(key_start_ptr, key_length_ptr, sequence)
     grad_ptr += head * HEAD
     lse_ptr += head * num_slots
     query_ptr += head * stride_qh
@@ -207,10 +206,8 @@ def _attention_bwd_query_kernel(
 ):  # fmt: skip
     """One program: delta, then dq, of BLOCK_Q queries; the keys pass twice."""
     sequence, head, block = _program(num_blocks, num_heads)
-    query_start = tl.load(query_start_ptr + sequence)
-    query_length = tl.load(query_length_ptr + sequence).to(tl.int32)
-    key_start = tl.load(key_start_ptr + sequence)
-    key_length = tl.load(key_length_ptr + sequence).to(tl.int32)
+    query_start, query_length = _extent(query_start_ptr, query_length_ptr, sequence)
+    key_start, key_length = _extent(key_start_ptr, key_length_ptr, sequence)
     first = block * BLOCK_Q
     if first >= query_length:
         return
@@ -254,10 +251,8 @@ def _attention_bwd_key_kernel(
 ):  # fmt: skip
     """One program: dk and dv of BLOCK_K keys, after delta."""
     sequence, head, block = _program(num_blocks, num_heads)
-    query_start = tl.load(query_start_ptr + sequence)
-    query_length = tl.load(query_length_ptr + sequence).to(tl.int32)
-    key_start = tl.load(key_start_ptr + sequence)
-    key_length = tl.load(key_length_ptr + sequence).to(tl.int32)
+    query_start, query_length = _extent(query_start_ptr, query_length_ptr, sequence)
+    key_start, key_length = _extent(key_start_ptr, key_length_ptr, sequence)
     begin = block * BLOCK_K
     if begin >= key_length:
         return

@@ -21,6 +21,7 @@ from vireid_fast.ops.cross_modal_attention.triton_rows import (
     LOG2_E,
     _dot,
     _entry,
+    _extent,
     _load,
     _program,
     _store,
@@ -90,10 +91,8 @@ def _attention_fwd_kernel(
     The last TAIL_Q or fewer queries of a sequence (the class token of a grid) take a small tile.
     """
     sequence, head, block = _program(num_blocks, num_heads)
-    query_start = tl.load(query_start_ptr + sequence)
-    query_length = tl.load(query_length_ptr + sequence).to(tl.int32)
-    key_start = tl.load(key_start_ptr + sequence)
-    key_length = tl.load(key_length_ptr + sequence).to(tl.int32)
+    query_start, query_length = _extent(query_start_ptr, query_length_ptr, sequence)
+    key_start, key_length = _extent(key_start_ptr, key_length_ptr, sequence)
     query_ptr += head * stride_qh
     key_ptr += head * stride_kh
     value_ptr += head * stride_vh
@@ -132,10 +131,8 @@ def _attention_fwd_long_kernel(
 ):  # fmt: skip
     """One program: BLOCK_Q queries of one sequence and head, keys in a loop (online softmax)."""
     sequence, head, block = _program(num_blocks, num_heads)
-    query_start = tl.load(query_start_ptr + sequence)
-    query_length = tl.load(query_length_ptr + sequence).to(tl.int32)
-    key_start = tl.load(key_start_ptr + sequence)
-    key_length = tl.load(key_length_ptr + sequence).to(tl.int32)
+    query_start, query_length = _extent(query_start_ptr, query_length_ptr, sequence)
+    key_start, key_length = _extent(key_start_ptr, key_length_ptr, sequence)
     if block * BLOCK_Q >= query_length:
         return
     position = block * BLOCK_Q + tl.arange(0, BLOCK_Q)

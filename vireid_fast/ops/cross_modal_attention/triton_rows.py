@@ -17,6 +17,12 @@ def _program(num_blocks, num_heads):
 
 
 @triton.jit
+def _extent(start_ptr, length_ptr, sequence):
+    """First list entry of a sequence, int64, and its length."""
+    return tl.load(start_ptr + sequence), tl.load(length_ptr + sequence).to(tl.int32)
+
+
+@triton.jit
 def _entry(list_ptr, start, position, inside):
     """Row or slot of each position of a sequence, int64."""
     entry = start + position
