@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vireid_fast._checks import require, require_choice
-from vireid_fast.nn.one_query_attention import Projection, one_query_attention
+from vireid_fast.nn.one_query_attention import first_token_of_block, unpack_projections
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -61,12 +61,6 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
-    def attend_first(self, x: Tensor) -> Tensor:
-        """First row of `forward(x)`, alone; (B, L, W) to (B, W)."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        parts = [Projection(*part) for part in zip(weights, biases, strict=True)]
-        return self.out_proj(one_query_attention(x[:, 0], x, *parts, self.heads))
-
 
 class Mlp(nn.Module):
     """Two linear maps with the activation between them, four times as wide inside."""
@@ -102,8 +96,10 @@ class Block(nn.Module):
 
     def forward_first(self, x: Tensor) -> Tensor:
         """First token of `forward(x)`, alone; (B, L, W) to (B, W)."""
-        first = x[:, 0] + self.attn.attend_first(self.ln_1(x))
-        return first + self.mlp(self.ln_2(first))
+        projections = unpack_projections(self.attn.in_proj_weight, self.attn.in_proj_bias)
+        return first_token_of_block(
+            x, self.ln_1, projections, self.attn.heads, self.attn.out_proj, self.ln_2, self.mlp
+        )
 
 
 class Transformer(nn.Module):

@@ -1,5 +1,6 @@
 """Attention of one query per item, with the key and value projections absorbed."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,42 @@ class Projection(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None
+
+
+def unpack_projections(weight: Tensor, bias: Tensor) -> tuple[Projection, Projection, Projection]:
+    """Query, key and value of one packed projection, (3 W, W) and (3 W,)."""
+    query, key, value = map(Projection, weight.chunk(3), bias.chunk(3))
+    return query, key, value
+
+
+def first_token_of_block(
+    tokens: Tensor,
+    norm_1: Callable[[Tensor], Tensor],
+    projections: tuple[Projection, Projection, Projection],
+    heads: int,
+    out: Callable[[Tensor], Tensor],
+    norm_2: Callable[[Tensor], Tensor],
+    mlp: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """First token of a pre-norm block's output, computed alone.
+
+    x + out(attention of norm_1(x)), then x + mlp(norm_2(x)), for the first row of each item.
+
+    Args:
+        tokens: Input of the block. Shape (B, L, W).
+        norm_1: Norm before the attention.
+        projections: Of query, key and value.
+        heads: Number of heads; divides W.
+        out: Output projection of the attention.
+        norm_2: Norm before the MLP.
+        mlp: Acts on each token on its own.
+
+    Returns:
+        Shape (B, W).
+    """
+    normed = norm_1(tokens)
+    first = tokens[:, 0] + out(one_query_attention(normed[:, 0], normed, *projections, heads))
+    return first + mlp(norm_2(first))
 
 
 def one_query_attention(

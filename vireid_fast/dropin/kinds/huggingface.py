@@ -13,7 +13,7 @@ from vireid_fast.dropin.kinds.text_state import TextState, text_state
 from vireid_fast.dropin.lazy_output import lazy_output
 from vireid_fast.dropin.probe import random_input, run_quietly
 from vireid_fast.dropin.swap import FastModule
-from vireid_fast.nn.one_query_attention import Projection, one_query_attention
+from vireid_fast.nn.one_query_attention import Projection, first_token_of_block
 from vireid_fast.nn.tower_readers import view_tower
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -89,12 +89,12 @@ def _tensor(value: Any) -> Tensor:
 def _class_token(layer: nn.Module, tokens: Tensor) -> Tensor:
     """First row of a layer's output, from tokens (B, L, W); shape (B, W)."""
     attention = layer.self_attn
-    normed = layer.layer_norm1(tokens)
-    linear = [getattr(attention, name) for name in _PROJECTIONS]
-    parts = [Projection(part.weight, part.bias) for part in linear]
-    mixed = one_query_attention(normed[:, 0], normed, *parts, attention.num_heads)
-    first = tokens[:, 0] + attention.out_proj(mixed)
-    return first + layer.mlp(layer.layer_norm2(first))
+    linear = (getattr(attention, name) for name in _PROJECTIONS)
+    projections = tuple(Projection(part.weight, part.bias) for part in linear)
+    return first_token_of_block(
+        tokens, layer.layer_norm1, projections, attention.num_heads, attention.out_proj,
+        layer.layer_norm2, layer.mlp,
+    )  # fmt: skip
 
 
 def _asks_for_little(model: nn.Module, part: str) -> bool:

@@ -9,7 +9,7 @@ from vireid_fast.dropin.guards import active_dropout, attention_problems, untouc
 from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
-from vireid_fast.nn.one_query_attention import Projection, one_query_attention
+from vireid_fast.nn.one_query_attention import first_token_of_block, unpack_projections
 
 _BLOCK = {"attn", "ln_1", "mlp", "ln_2"}
 _PARTS = ("conv1", "ln_pre", "transformer", "ln_post")
@@ -41,12 +41,11 @@ class FastVisionTransformer(FastModule):
 def _class_token(block: nn.Module, tokens: Tensor) -> Tensor:
     """First row of a block's output, from tokens (B, L, W); shape (B, W)."""
     attention = block.attn
-    normed = block.ln_1(tokens)
-    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    parts = [Projection(*part) for part in zip(weights, biases, strict=True)]
-    mixed = one_query_attention(normed[:, 0], normed, *parts, attention.num_heads)
-    first = tokens[:, 0] + attention.out_proj(mixed)
-    return first + block.mlp(block.ln_2(first))
+    projections = unpack_projections(attention.in_proj_weight, attention.in_proj_bias)
+    return first_token_of_block(
+        tokens, block.ln_1, projections, attention.num_heads, attention.out_proj,
+        block.ln_2, block.mlp,
+    )  # fmt: skip
 
 
 def _matches(module: nn.Module) -> bool:
