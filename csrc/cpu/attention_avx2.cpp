@@ -5,10 +5,12 @@
 #include <immintrin.h>
 #pragma GCC target("avx2,fma")
 
+#define VIREID_VECTOR_BYTES 32
+
 namespace vireid_fast {
 namespace {
 
-constexpr int kLanes = 8;
+constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(float);
 constexpr int kMaxRows = 6;  // 6 x 2 sums, 2 columns and 1 broadcast of 16 registers
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 

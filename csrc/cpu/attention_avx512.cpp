@@ -5,10 +5,12 @@
 #include <immintrin.h>
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 
+#define VIREID_VECTOR_BYTES 64
+
 namespace vireid_fast {
 namespace {
 
-constexpr int kLanes = 16;
+constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(float);
 constexpr int kMaxRows = 14;  // 14 x 2 sums, 2 columns and 1 broadcast of 32 registers
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 

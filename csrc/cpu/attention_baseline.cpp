@@ -1,10 +1,12 @@
 #include "attention_kernels.h"
 #include "kernels.h"
 
+#define VIREID_VECTOR_BYTES 16
+
 namespace vireid_fast {
 namespace {
 
-constexpr int kLanes = 4;
+constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(float);
 constexpr int kMaxRows = 4;  // 4 x 2 sums, 2 columns, 1 broadcast and the products of 16 registers
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 

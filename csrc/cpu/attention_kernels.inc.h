@@ -1,6 +1,6 @@
 // The bodies of the table in attention_kernels.h, included once by each attention_<set>.cpp, which
-// first defines kLanes (floats per register), kMaxRows (rows of a register tile), Vector, fused()
-// and interleave(), and VIREID_TABLE (name of its table).
+// first defines VIREID_VECTOR_BYTES and kLanes (bytes and floats per register), kMaxRows (rows of
+// a register tile), Vector, fused() and interleave(), and VIREID_TABLE (name of its table).
 //
 // Nothing here may call a function or template with external linkage compiled by us (the standard
 // library's templates included): the linker keeps one copy of such a function, possibly the one

@@ -5,26 +5,20 @@
 // inner loops see constant strides whatever the sizes are.
 
 namespace vireid_fast {
+
+#include "half.inc.h"
+
 namespace {
 
 constexpr int kPanel = 2 * kLanes;
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
-typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+using Bits = WordBits;
 typedef int32_t Mask __attribute__((vector_size(kLanes * 4)));
-typedef uint16_t Shorts __attribute__((vector_size(kLanes * 2)));
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 inline int64_t panelled(int64_t rows, int64_t columns) { return panels(columns) * rows * kPanel; }
-
-template <typename To, typename From>
-inline To bits_of(From value) {
-  static_assert(sizeof(To) == sizeof(From));
-  To bits;
-  __builtin_memcpy(&bits, &value, sizeof(To));
-  return bits;
-}
 
 inline Vector load(const float* source) {
   Vector value;
@@ -33,6 +27,17 @@ inline Vector load(const float* source) {
 }
 
 inline void store(float* target, Vector value) { __builtin_memcpy(target, &value, sizeof(Vector)); }
+
+inline HalfBits load_half(const uint16_t* source) {
+  HalfBits bits;
+  __builtin_memcpy(&bits, source, sizeof(HalfBits));
+  return bits;
+}
+
+inline void store_half(uint16_t* target, HalfBits bits) {
+  __builtin_memcpy(target, &bits, sizeof(HalfBits));
+}
+
 inline Vector broadcast(float value) { return value - Vector{}; }
 
 // The second operand where either is NaN, as maxps has it.
@@ -102,44 +107,17 @@ struct Float32 {
 
 struct BFloat16 {
   using Storage = uint16_t;
-  static Vector widen(const uint16_t* source) {
-    Shorts value;
-    __builtin_memcpy(&value, source, sizeof(Shorts));
-    return bits_of<Vector>(__builtin_convertvector(value, Bits) << 16);
-  }
+  static Vector widen(const uint16_t* source) { return widen_bfloat16(load_half(source)); }
   static void narrow(uint16_t* target, Vector value) {
-    const Bits bits = bits_of<Bits>(value);
-    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Bits quiet = (bits >> 16) | 0x40;
-    const Shorts result = __builtin_convertvector(value == value ? rounded : quiet, Shorts);
-    __builtin_memcpy(target, &result, sizeof(Shorts));
+    store_half(target, narrow_to_bfloat16(value));
   }
 };
 
 struct Float16 {
   using Storage = uint16_t;
-  static Vector widen(const uint16_t* source) {
-    Shorts value;
-    __builtin_memcpy(&value, source, sizeof(Shorts));
-    const Bits half = __builtin_convertvector(value, Bits);
-    const Bits magnitude = (half & 0x7fff) << 13;
-    // Moves the exponent's bias from 15 to 127, subnormals included.
-    const Bits finite = bits_of<Bits>(bits_of<Vector>(magnitude) * 0x1p112f);
-    const Bits special = magnitude | 0x7f800000;
-    return bits_of<Vector>((magnitude >= 0x0f800000 ? special : finite) | (half & 0x8000) << 16);
-  }
+  static Vector widen(const uint16_t* source) { return widen_float16(load_half(source)); }
   static void narrow(uint16_t* target, Vector value) {
-    const Bits bits = bits_of<Bits>(value);
-    const Bits magnitude = bits & 0x7fffffff;
-    const Bits normal = (magnitude + 0xc8000fff + ((magnitude >> 13) & 1)) >> 13;
-    // Below 2^-14 the addition of 1/2 rounds at the last bit of a subnormal half.
-    const Bits subnormal = bits_of<Bits>(bits_of<Vector>(magnitude) + 0.5f) - 0x3f000000;
-    const Bits infinite = Bits{} + 0x7c00;
-    Bits half = magnitude < 0x38800000 ? subnormal : normal;
-    half = magnitude >= 0x47800000 ? infinite : half;
-    half = magnitude > 0x7f800000 ? infinite | 0x200 | ((bits >> 13) & 0x1ff) : half;
-    const Shorts result = __builtin_convertvector(half | ((bits >> 16) & 0x8000), Shorts);
-    __builtin_memcpy(target, &result, sizeof(Shorts));
+    store_half(target, narrow_to_float16(value));
   }
 };
 
