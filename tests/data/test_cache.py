@@ -11,8 +11,8 @@ import torch
 
 from vireid_fast.data import cache as cache_module
 from vireid_fast.data.cache import open_cache
+from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
 from vireid_fast.data.images import ImageError, load_image
-from vireid_fast.data.sysu_layout import read_sysu_layout
 
 SIZE = (8, 4)
 

@@ -9,8 +9,8 @@ import pytest
 
 from vireid_fast.data.check import check_dataset
 from vireid_fast.data.datasets import DATASETS
+from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
 from vireid_fast.data.structure import count_structure
-from vireid_fast.data.sysu_layout import read_sysu_layout
 from vireid_fast.data.table import ImageTable
 
 

@@ -12,6 +12,8 @@ VISIBLE = 0
 INFRARED = 1
 MODALITY_NAMES = ("visible", "infrared")
 SPLITS = ("train", "val", "test")
+UNKNOWN_CAMERA = -1
+GALLERY, QUERY = 0, 1
 
 
 class DatasetError(ValueError):
@@ -26,12 +28,14 @@ class ImageTable:
         root: Folder of the data set.
         paths: Files relative to `root`, with forward slashes. N entries.
         person_ids: Identity of each image as numbered on disk. Shape (N,), int64.
-        camera_ids: Camera of each image. Shape (N,), int64.
+        camera_ids: Camera of each image; -1 where the set does not tell. Shape (N,), int64.
         modality: 0 visible, 1 infrared. Shape (N,), int64.
         image_indices: 1-based position of the image among the sorted files of its identity and
             camera. Shape (N,), int64.
         splits: "train", "val" and "test" -> ascending identities. An identity on disk may be in
             no split.
+        roles: Part of each test image where the set fixes it: 0 gallery, 1 query, -1 neither. Shape
+            (N,), int64; None where the protocol draws queries and gallery itself.
         problems: What keeps the data set from being used; empty after a strict read.
         warnings: Oddities that do no harm, in words.
     """
@@ -43,6 +47,7 @@ class ImageTable:
     modality: np.ndarray
     image_indices: np.ndarray
     splits: dict[str, np.ndarray]
+    roles: np.ndarray | None = None
     problems: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 

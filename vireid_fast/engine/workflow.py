@@ -12,10 +12,10 @@ from vireid_fast._files import atomic_write
 from vireid_fast.clip.weights import openai_state_dict
 from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets import DATASETS
+from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
 from vireid_fast.data.feature_files import write_features
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.synthetic import write_sysu_layout
-from vireid_fast.data.sysu_layout import read_sysu_layout
 from vireid_fast.data.table import ImageTable
 from vireid_fast.engine.checkpoint import (
     Checkpoint,

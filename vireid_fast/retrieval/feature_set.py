@@ -27,7 +27,7 @@ MODALITY_NAMES = ("visible", "infrared")
 
 _FEATURE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _REQUIRED_KEYS = ("features", "person_ids", "camera_ids")
-_OPTIONAL_KEYS = ("modality", "image_indices")
+_OPTIONAL_KEYS = ("modality", "image_indices", "roles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,12 @@ class FeatureSet:
     Attributes:
         features: Rows as the model gave them, normalised or not. Shape (N, D), floating.
         person_ids: Identity of each row. Shape (N,), int64.
-        camera_ids: Camera number of each row, as the data set counts. Shape (N,), int64.
+        camera_ids: Camera number of each row, as the data set counts; -1 if unknown. Shape (N,),
+            int64.
         modality: 0 visible, 1 infrared; None if unknown. Shape (N,), int64.
         image_indices: 1-based position of the image among those of its identity and camera; None
             if unknown. Shape (N,), int64.
+        roles: 0 gallery, 1 query, -1 neither, where the data set fixes them. Shape (N,), int64.
     """
 
     features: Tensor
@@ -48,6 +50,7 @@ class FeatureSet:
     camera_ids: Tensor
     modality: Tensor | None = None
     image_indices: Tensor | None = None
+    roles: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.person_ids)
@@ -77,6 +80,7 @@ class FeatureSet:
         require_finite(source, "features", self.features)
         _require_values(source, "modality", self.modality, VISIBLE, INFRARED)
         _require_values(source, "image_indices", self.image_indices, 1, None)
+        _require_values(source, "roles", self.roles, -1, 1)
         return self
 
     def subset(self, positions: Tensor) -> FeatureSet:
@@ -184,5 +188,6 @@ def _require_values(
     outside = values < low if high is None else (values < low) | (values > high)
     if bool(outside.any()):
         row = int(torch.nonzero(outside)[0])
-        requirement = f"be at least {low}" if high is None else f"be {low} or {high}"
+        allowed = " or ".join(map(str, range(low, high + 1))) if high is not None else ""
+        requirement = f"be at least {low}" if high is None else f"be {allowed}"
         require(False, source, name, requirement, f"{int(values[row])} at row {row}")

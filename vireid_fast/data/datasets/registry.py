@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vireid_fast.data.datasets.sysu_mm01 import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
 from vireid_fast.data.structure import CameraCount, Structure
-from vireid_fast.data.sysu_layout import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
 from vireid_fast.data.table import ImageTable
+from vireid_fast.data.tracklets import TrackletTable
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,16 @@ class Dataset:
     """One entry of the registry.
 
     Attributes:
-        read: `read(root, *, strict=True)` lists the images below a folder.
+        read: `read(root, *, strict=True)` lists the images, or tracklets, below a folder; of a set
+            with numbered splits `read(root, *, strict=True, split=1)`.
         published: Counts of a complete copy; None where there is nothing to compare with.
+        splits: Number of published train / test splits, each of which needs a model of its own; 0
+            where the set has one split only.
     """
 
-    read: Callable[..., ImageTable]
+    read: Callable[..., ImageTable | TrackletTable]
     published: Structure | None = None
+    splits: int = 0
 
 
 def _sysu_cameras(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from vireid_fast.data.sysu_layout import read_sysu_layout
+from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
 from vireid_fast.data.table import DatasetError, ImageTable, require_trainable
 
 
