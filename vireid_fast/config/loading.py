@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from vireid_fast._checks import sentence
-from vireid_fast.config.schema import Config, ConfigError, ensure
+from vireid_fast.config.schema import Config
+from vireid_fast.config.section import ConfigError, ensure
 
 
 def presets() -> list[str]:
