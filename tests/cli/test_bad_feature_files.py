@@ -21,7 +21,6 @@ BAD_ARRAYS = {
     "inf": ({"features": _features(np.inf)}, "features must be finite, got inf at row 3"),
     "no_ids": ({"person_ids": None}, "key 'person_ids' must be in the file, got only"),
     "no_features": ({"features": None}, "key 'features' must be in the file"),
-    "no_cameras": ({"camera_ids": None}, "key 'camera_ids' must be in the file"),
     "objects": ({"person_ids": OBJECTS}, "must be a complete .npz file of plain numeric arrays"),
     "float_ids": ({"person_ids": np.arange(12) / 2}, "person_ids must have an integer dtype"),
     "few_ids": ({"person_ids": np.arange(5)}, "person_ids must have shape (12,), got (5,)"),
@@ -31,6 +30,7 @@ BAD_ARRAYS = {
     "text": ({"features": np.full((12, 3), "a")}, "features must be float16"),
     "modality": ({"modality": np.full(12, 5)}, "modality must be 0 or 1, got 5 at row 0"),
     "index": ({"image_indices": np.zeros(12, int)}, "image_indices must be at least 1, got 0"),
+    "roles": ({"roles": np.full(12, 2)}, "roles must be -1 or 0 or 1, got 2 at row 0"),
 }
 
 
@@ -148,7 +148,7 @@ def test_malformed_reranking_parameters(vireid, pair, text):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--protocol", "sysu"), "protocol must be one of ['sysu/agw', 'sysu/official']"),
+        (("--protocol", "sysu"), "protocol must be one of ['sysu/agw', 'sysu/official', "),
         (("--metric", "l1"), "metric must be one of ['euclidean', 'cosine', 'dot'], got 'l1'"),
         (("--mode", "outdoor"), "mode must be one of ['all', 'indoor'], got 'outdoor'"),
         (("--shots", "0"), "shots must be an integer of at least 1, got 0"),

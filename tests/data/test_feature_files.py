@@ -19,6 +19,7 @@ def make_arrays(rows=5, width=3):
         "camera_ids": np.arange(rows) % 6 + 1,
         "modality": np.arange(rows) % 2,
         "image_indices": np.arange(rows) + 1,
+        "roles": np.arange(rows) % 3 - 1,
     }
 
 
@@ -145,8 +146,8 @@ def test_absent_file_and_unknown_suffix(tmp_path):
 
 def test_write_rejects_wrong_arrays(path):
     arrays = make_arrays()
-    with pytest.raises(ValueError, match="arrays must have the key 'camera_ids'"):
-        write_features(path, {k: v for k, v in arrays.items() if k != "camera_ids"})
+    with pytest.raises(ValueError, match="arrays must have the key 'person_ids'"):
+        write_features(path, {k: v for k, v in arrays.items() if k != "person_ids"})
     with pytest.raises(ValueError, match="array name must be one of"):
         write_features(path, arrays | {"modalities": arrays["modality"]})
     with pytest.raises(TypeError, match="person_ids must be an array of numbers, got object"):

@@ -261,7 +261,7 @@ def test_progress_counts_to_the_total(rerank):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"protocol": "market"}, r"protocol must be one of \['sysu/agw', 'sysu/official'\]"),
+        ({"protocol": "market"}, r"protocol must be one of \['sysu/agw', 'sysu/official', "),
         ({"mode": "outdoor"}, r"sysu/agw: mode must be one of \['all', 'indoor'\], got 'outdoor'"),
         ({"metric": "l1"}, r"metric must be one of \['euclidean', 'cosine', 'dot'\], got 'l1'"),
         ({"shots": 0}, "shots must be an integer of at least 1, got 0"),

@@ -17,6 +17,7 @@ def make_arrays(rows=6):
         "camera_ids": np.arange(rows, dtype=np.uint8) % 6 + 1,
         "modality": np.array([0, 0, 1, 0, 0, 1])[np.arange(rows) % 6],
         "image_indices": np.ones(rows, np.int32),
+        "roles": np.array([-1, 0, 1], np.int8)[np.arange(rows) % 3],
     }
 
 
@@ -47,9 +48,10 @@ def test_arrays_become_tensors(stored, expected):
 
 
 def test_optional_arrays_may_be_absent():
-    arrays = {key: make_arrays()[key] for key in ("features", "person_ids", "camera_ids")}
+    arrays = {key: make_arrays()[key] for key in ("features", "person_ids")}
     features = feature_set_from_arrays(arrays, "set")
-    assert features.modality is None and features.image_indices is None
+    assert features.modality is None and features.image_indices is None and features.roles is None
+    assert features.camera_ids.tolist() == [-1] * 6
     part = features.subset(torch.tensor([4, 1]))
     assert part.person_ids.tolist() == [2, 0] and part.modality is None
 
@@ -77,6 +79,8 @@ def test_subset_takes_all_columns():
         ("camera_ids", np.zeros((6, 1), int), ValueError, r"camera_ids must have shape \(6,\)"),
         ("modality", np.array([0, 1, 1, 2, 0, 9]), ValueError, "must be 0 or 1, got 2 at row 3"),
         ("image_indices", np.array([1, 0] * 3), ValueError, "at least 1, got 0 at row 1"),
+        ("roles", np.array([0, 1, -1, 2, 0, 0]), ValueError, "be -1 or 0 or 1, got 2 at row 3"),
+        ("roles", np.zeros(6), TypeError, "roles must have an integer dtype, got float64"),
     ],
 )
 def test_rejects_arrays(key, value, error, match):
@@ -94,8 +98,8 @@ def test_names_the_row_that_is_not_finite(value):
 
 def test_names_the_missing_key():
     arrays = make_arrays()
-    del arrays["camera_ids"]
-    with pytest.raises(ValueError, match=r"q\.npz: key 'camera_ids' must be given"):
+    del arrays["person_ids"]
+    with pytest.raises(ValueError, match=r"q\.npz: key 'person_ids' must be given"):
         feature_set_from_arrays(arrays, "q.npz")
 
 

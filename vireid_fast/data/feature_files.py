@@ -1,8 +1,12 @@
 """Feature files: the arrays of one extraction in `.npz` or `.safetensors`.
 
-Keys: `features` (N, D); `person_ids`, `camera_ids` (N,); optional `modality` (N,), 0 visible and
-1 infrared; optional `image_indices` (N,), the 1-based position of an image in the folder of its
-identity and camera. Further keys are ignored, so that files from other programs can be read.
+Keys: `features` (N, D); `person_ids` (N,); optional, each (N,): `camera_ids`, -1 where unknown;
+`modality`, 0 visible and 1 infrared; `image_indices`, the 1-based position of an image in the
+folder of its identity and camera; `roles`, 1 query, 0 gallery, -1 neither. Further keys are
+ignored, so that files from other programs can be read.
+
+Metadata is text by name. `processing.<name>` says how the features were made (such as
+`processing.flip`), and `data_split` which numbered split of the data set the model belongs to.
 """
 
 import json
@@ -22,9 +26,12 @@ import torch
 from vireid_fast._checks import require, require_choice
 from vireid_fast._files import atomic_write
 
-REQUIRED_KEYS = ("features", "person_ids", "camera_ids")
-OPTIONAL_KEYS = ("modality", "image_indices")
+REQUIRED_KEYS = ("features", "person_ids")
+OPTIONAL_KEYS = ("camera_ids", "modality", "image_indices", "roles")
 FORMATS = (".npz", ".safetensors")
+
+PROCESSING_PREFIX = "processing."
+SPLIT_NOTE = "data_split"
 
 _METADATA_KEY = "metadata"
 # Everything that numpy, zipfile and safetensors raise on truncated or foreign bytes.

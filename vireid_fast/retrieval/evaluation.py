@@ -7,9 +7,8 @@ features as they are for "euclidean" and also for "dot", because in the dot prod
 that are not normalised a point need not be its own nearest neighbour.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,86 +17,16 @@ from torch.nn import functional
 from vireid_fast._checks import require, require_choice, require_same_device
 from vireid_fast.ops import pairwise_distance, rank_statistics
 from vireid_fast.retrieval.feature_set import FeatureSet
-from vireid_fast.retrieval.metrics import (
-    METRIC_NAMES,
-    Metrics,
-    average,
-    metrics_from_ranks,
-)
-from vireid_fast.retrieval.protocols import METRICS, Metric, Permutations, Protocol, get_protocol
+from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
+from vireid_fast.retrieval.protocol import METRICS, Metric, Permutations, Protocol
+from vireid_fast.retrieval.protocols import default_modes, get_protocol, require_cameras
 from vireid_fast.retrieval.rerank import rerank as rerank_features
+from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
 
 # Queries whose distances are computed between two reports of progress.
 _QUERY_BLOCK = 512
 
 Progress = Callable[[int, int], None]
-
-
-class RerankParameters(NamedTuple):
-    """Parameters of k-reciprocal re-ranking (Zhong et al., CVPR 2017)."""
-
-    k1: int
-    k2: int
-    lambda_value: float
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Metrics of each trial and how they came about; all metrics are fractions.
-
-    Attributes:
-        protocol: Name of the protocol.
-        mode: Mode of the protocol; None for given query and gallery files.
-        shots: Gallery images of each identity and camera; None for given files.
-        metric: Distance between features.
-        rerank: Parameters of re-ranking; None without.
-        trials: Metrics of each drawn gallery.
-    """
-
-    protocol: str
-    mode: str | None
-    shots: int | None
-    metric: Metric
-    rerank: RerankParameters | None
-    trials: tuple[Metrics, ...]
-
-    @property
-    def mean(self) -> dict[str, float]:
-        """Mean of each metric over the trials."""
-        return average(self.trials).mean
-
-    @property
-    def std(self) -> dict[str, float]:
-        """Population standard deviation (divisor: trials) of each metric over the trials."""
-        return average(self.trials).std
-
-    @property
-    def valid_queries(self) -> int | list[int]:
-        """Queries with a correct gallery item; a list over the trials where these differ."""
-        return _one_or_all([trial.valid_queries for trial in self.trials])
-
-    @property
-    def gallery_size(self) -> int | list[int]:
-        """Items of the gallery; a list over the trials where these differ."""
-        return _one_or_all([trial.gallery_size for trial in self.trials])
-
-    def to_json(self) -> dict[str, object]:
-        """Everything as plain values for a JSON file."""
-        return {
-            "protocol": self.protocol,
-            "mode": self.mode,
-            "shots": self.shots,
-            "metric": self.metric,
-            "rerank": None if self.rerank is None else self.rerank._asdict(),
-            "trials": len(self.trials),
-            **self.mean,
-            "std": self.std,
-            "valid_queries": self.valid_queries,
-            "gallery_size": self.gallery_size,
-            "per_trial": [
-                {name: getattr(trial, name) for name in METRIC_NAMES} for trial in self.trials
-            ],
-        }
 
 
 @torch.no_grad()
@@ -110,20 +39,26 @@ def evaluate(
     permutations: Permutations | None = None,
     metric: Metric | None = None,
     rerank: Sequence[float] | None = None,
+    processing: Mapping[str, str] | None = None,
+    split: int | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Draw query and galleries from one set, score every gallery, average.
+    """Take or draw query and galleries from one set, score every gallery, average.
 
     Args:
-        features: All images of the evaluated identities. Without `image_indices` the rows of each
-            camera and identity count as 1..n in their order.
+        features: All images or tracklets of the evaluated identities. Without `image_indices` the
+            rows of each camera and identity count as 1..n in their order.
         protocol: Key of `PROTOCOLS`.
-        mode: Mode of the protocol, e.g. "all" or "indoor".
-        shots: Gallery images of each identity and camera, at least 1; all where fewer exist.
+        mode: Mode of the protocol (`protocol_modes`), e.g. "all" or "infrared-visible".
+        shots: Gallery images of each identity and camera, at least 1; all where fewer exist. 1
+            where the protocol draws no galleries.
         permutations: {(camera, identity): (trials, images)} of 1-based image indices, needed by
             "sysu/official" (`data.permutations.read_permutations`) and by no other protocol.
         metric: "euclidean", "cosine" (1 - cos) or "dot" (negative); None: that of the protocol.
         rerank: (k1, k2, lambda_value), or None to rank by the plain distances.
+        processing: How the features were made, in words by name; carried into the result.
+        split: Number of the data set's split whose model made the features, for protocols of data
+            sets with several; carried into the result.
         progress: Called as progress(done, total) while the evaluation goes on.
 
     Returns:
@@ -131,25 +66,71 @@ def evaluate(
         distinct gallery images, 8 bytes each.
 
     Raises:
-        ValueError: A name is unknown, an argument is out of range, query or gallery is empty, an
+        ValueError: A name is unknown, an argument is out of range, a column that the protocol
+            needs is missing, a camera is unknown where it counts, query or gallery is empty, an
             image that the permutations name is missing, or no query has a correct gallery item.
         TypeError: A dtype does not fit.
     """
     rules = get_protocol(protocol)
     metric, parameters = _settings(rules, metric, rerank)
-    query, gallery, draws = _draw(features.validate(), rules, mode, shots, permutations)
-    report = _Reporter(progress, 0 if parameters else len(query), len(draws))
-    distances = None if parameters else _distances(query, gallery, metric, report)
+    splits = _splits(rules, split)
+    draw = _draw(features.validate(), rules, mode, shots, permutations)
+    report = _Reporter(progress, 0 if parameters else len(draw.query), len(draw.galleries))
+    distances = None if parameters else _distances(draw.query, draw.gallery, metric, report)
     trials = []
-    for columns in draws:
-        drawn = gallery.subset(columns)
-        if parameters is None:
-            ranked = distances[:, columns]
-        else:
-            ranked = _reranked(query, drawn, metric, parameters)
-        trials.append(_score(rules, ranked, query, drawn))
+    for columns in draw.galleries:
+        query, gallery, ranked = draw.trial(columns, distances)
+        if parameters is not None:
+            ranked = _reranked(query, gallery, metric, parameters)
+        trials.append(_score(rules, ranked, query, gallery))
         report.step()
-    return EvaluationResult(protocol, mode, shots, metric, parameters, tuple(trials))
+    drawn = shots if rules.draw_gallery else None
+    return EvaluationResult(
+        protocol, mode, drawn, metric, parameters, tuple(trials), dict(processing or {}), splits
+    )
+
+
+def evaluate_modes(
+    features: FeatureSet,
+    protocol: str = "sysu/agw",
+    modes: Sequence[str] | None = None,
+    shots: int = 1,
+    *,
+    permutations: Permutations | None = None,
+    metric: Metric | None = None,
+    rerank: Sequence[float] | None = None,
+    processing: Mapping[str, str] | None = None,
+    split: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, EvaluationResult]:
+    """Evaluate several modes of a protocol, one after the other.
+
+    Args:
+        features: As for `evaluate`, like all further arguments.
+        protocol: Key of `PROTOCOLS`.
+        modes: Modes to evaluate; None: "all" where the protocol has it, else both directions.
+        shots: See `evaluate`.
+        permutations: See `evaluate`.
+        metric: See `evaluate`.
+        rerank: See `evaluate`.
+        processing: See `evaluate`.
+        split: See `evaluate`.
+        progress: See `evaluate`; counts from the start again for each mode.
+
+    Returns:
+        {mode: result} in the order of `modes`.
+
+    Raises:
+        ValueError: See `evaluate`.
+        TypeError: See `evaluate`.
+    """
+    return {
+        mode: evaluate(
+            features, protocol, mode, shots, permutations=permutations, metric=metric,
+            rerank=rerank, processing=processing, split=split, progress=progress,
+        )
+        for mode in (default_modes(protocol) if modes is None else modes)
+    }  # fmt: skip
 
 
 @torch.no_grad()
@@ -160,31 +141,44 @@ def evaluate_pair(
     *,
     metric: Metric | None = None,
     rerank: Sequence[float] | None = None,
+    processing: Mapping[str, str] | None = None,
+    split: int | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Rank a given gallery for given queries: one trial, with the protocol's drop and CMC rules.
 
     Args:
         query: Queries; every row counts, whatever its camera.
-        gallery: Gallery of the same feature width, on the same device.
-        protocol: Key of `PROTOCOLS`.
+        gallery: Gallery of the same feature width, on the same device; every row counts but those
+            of the protocol's junk identities.
+        protocol: Key of `PROTOCOLS`, but none that leaves out part of what the lists name.
         metric: As for `evaluate`.
         rerank: As for `evaluate`.
+        processing: As for `evaluate`.
+        split: As for `evaluate`.
         progress: Called as progress(done, total) while the evaluation goes on.
 
     Returns:
         A result of one trial whose mode and shots are None.
 
     Raises:
-        ValueError: A name is unknown, a set is empty, the widths differ, or no query has a correct
-            gallery item.
+        ValueError: A name is unknown, a set is empty, the widths differ, a camera is unknown where
+            it counts, or no query has a correct gallery item.
         TypeError: A dtype does not fit.
     """
     rules = get_protocol(protocol)
     metric, parameters = _settings(rules, metric, rerank)
+    splits = _splits(rules, split)
+    require(
+        not rules.visible_block, protocol, "features", "come in one set, since it leaves rows out",
+        "query and gallery apart", "Give one set with roles and modality, or use bupt/full.",
+    )  # fmt: skip
+    query.validate("query")
+    gallery = gallery.validate("gallery")
+    gallery = gallery.subset(~rules.is_junk(gallery.person_ids))
     for name, features in (("query", query), ("gallery", gallery)):
-        features.validate(name)
         require(len(features) > 0, protocol, name, "hold at least one row", 0)
+        require_cameras(rules, features.camera_ids, name)
     require(
         query.features.shape[1] == gallery.features.shape[1], protocol, "gallery",
         f"have features of width {query.features.shape[1]} like the query",
@@ -199,7 +193,9 @@ def evaluate_pair(
         distances = _reranked(query, gallery, metric, parameters)
     trial = _score(rules, distances, query, gallery)
     report.step()
-    return EvaluationResult(protocol, None, None, metric, parameters, (trial,))
+    return EvaluationResult(
+        protocol, None, None, metric, parameters, (trial,), dict(processing or {}), splits
+    )
 
 
 class _Reporter:
@@ -228,6 +224,17 @@ def _settings(
     return metric, RerankParameters(*rerank)
 
 
+def _splits(rules: Protocol, split: int | None) -> tuple[int, ...]:
+    """The split as a result holds it."""
+    if split is None:
+        return ()
+    require(
+        rules.splits > 0, rules.name, "split", "be None, since its data set has one split", split
+    )
+    require(1 <= split <= rules.splits, rules.name, "split", f"lie in 1..{rules.splits}", split)
+    return (split,)
+
+
 def _require_permutations(rules: Protocol, permutations: Permutations | None) -> None:
     if rules.needs_permutations:
         require(
@@ -243,17 +250,39 @@ def _require_permutations(rules: Protocol, permutations: Permutations | None) ->
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """Queries, all rows that occur in any gallery, and each trial's rows of these (None: all)."""
+
+    query: FeatureSet
+    gallery: FeatureSet
+    galleries: list[Tensor | None]
+    swapped: bool
+
+    def trial(
+        self, columns: Tensor | None, distances: Tensor | None
+    ) -> tuple[FeatureSet, FeatureSet, Tensor | None]:
+        """Who queries, who is ranked, and the distances between them where they are given."""
+        query, gallery = self.query, self.gallery
+        if columns is not None:
+            gallery = gallery.subset(columns)
+            distances = None if distances is None else distances[:, columns]
+        if self.swapped:
+            return gallery, query, None if distances is None else distances.T
+        return query, gallery, distances
+
+
 def _draw(
     features: FeatureSet,
     rules: Protocol,
     mode: str,
     shots: int,
     permutations: Permutations | None,
-) -> tuple[FeatureSet, FeatureSet, list[Tensor]]:
-    """Queries, all rows that occur in any gallery, and the rows of these in each trial's gallery.
+) -> _Draw:
+    """Take the sides of a mode, and draw the galleries.
 
-    One distance matrix to all of these rows serves every trial: with ten shots the galleries of
-    SYSU-MM01 share most of their images.
+    One distance matrix to all rows that are ever drawn serves every trial: with ten shots the
+    galleries of SYSU-MM01 share most of their images.
     """
     require_choice(rules.name, "mode", mode, rules.modes)
     require(
@@ -261,7 +290,13 @@ def _draw(
         "be an integer of at least 1", shots,
     )  # fmt: skip
     _require_permutations(rules, permutations)
-    query = features.subset(rules.query_rows(features, mode))
+    require_cameras(rules, features.camera_ids)
+    query = _as_float64(features.subset(rules.query_rows(features, mode)))
+    swapped = rules.modes[mode].swapped
+    if rules.draw_gallery is None:
+        require(shots == 1, rules.name, "shots", "be 1, since no galleries are drawn", shots)
+        gallery = features.subset(rules.gallery_rows(features, mode))
+        return _Draw(query, _as_float64(gallery), [None], swapped)
     images = rules.gallery_images(features, mode)
     rows = [
         torch.tensor(rules.draw_gallery(images, trial, shots, permutations), dtype=torch.int64)
@@ -270,7 +305,7 @@ def _draw(
     used, inverse = torch.unique(torch.cat(rows), return_inverse=True)
     device = features.features.device
     draws = inverse.to(device).split([len(trial) for trial in rows])
-    return _as_float64(query), _as_float64(features.subset(used.to(device))), list(draws)
+    return _Draw(query, _as_float64(features.subset(used.to(device))), list(draws), swapped)
 
 
 def _as_float64(features: FeatureSet) -> FeatureSet:
@@ -308,7 +343,3 @@ def _score(rules: Protocol, distances: Tensor, query: FeatureSet, gallery: Featu
         drop=rules.drop,
     )
     return metrics_from_ranks(statistics, len(gallery), rules.cmc)
-
-
-def _one_or_all(values: list[int]) -> int | list[int]:
-    return values[0] if len(set(values)) == 1 else values

@@ -19,15 +19,18 @@ from vireid_fast._checks import (
 )
 
 if TYPE_CHECKING:
-    from vireid_fast.retrieval.protocols import Protocol
+    from vireid_fast.retrieval.protocol import Protocol
 
 VISIBLE = 0
 INFRARED = 1
 MODALITY_NAMES = ("visible", "infrared")
+UNKNOWN_CAMERA = -1
+GALLERY, QUERY = 0, 1
+ROLE_NAMES = ("gallery", "query")
 
 _FEATURE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_REQUIRED_KEYS = ("features", "person_ids", "camera_ids")
-_OPTIONAL_KEYS = ("modality", "image_indices", "roles")
+_REQUIRED_KEYS = ("features", "person_ids")
+_OPTIONAL_KEYS = ("camera_ids", "modality", "image_indices", "roles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +144,9 @@ def feature_set_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Fe
     """Put the arrays of a feature file together and check them.
 
     Args:
-        arrays: `features` (N, D) of a floating or integer dtype; `person_ids`, `camera_ids` and
-            optionally `modality`, `image_indices` (N,) of an integer dtype. Integer features (e.g.
-            quantised ones) become float64.
+        arrays: `features` (N, D) of a floating or integer dtype; `person_ids` and optionally
+            `camera_ids`, `modality`, `image_indices`, `roles` (N,) of an integer dtype. Integer
+            features (e.g. quantised ones) become float64; without `camera_ids` every camera is -1.
         source: Name of the file, for errors.
 
     Returns:
@@ -170,6 +173,7 @@ def feature_set_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Fe
                 arrays[key].dtype, f"Convert {key} with .astype(np.int64).", TypeError,
             )  # fmt: skip
             columns[key] = _tensor(arrays[key].astype(np.int64))
+    columns.setdefault("camera_ids", torch.full_like(columns["person_ids"], UNKNOWN_CAMERA))
     features = features.astype(np.float64 if dtype.kind in "iu" else dtype, copy=False)
     return FeatureSet(_tensor(features), **columns).validate(source)
 

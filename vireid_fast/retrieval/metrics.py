@@ -25,6 +25,7 @@ class Metrics:
         mAP: Mean average precision.
         mINP: Mean inverse negative penalty (Ye et al., 2021).
         valid_queries: Queries with at least one correct gallery item.
+        total_queries: All queries; those that are not valid count in no metric.
         gallery_size: Number of gallery items.
         cmc: Share of queries whose first correct item is at rank r + 1 or nearer. Shape
             (gallery_size,), float64.
@@ -37,6 +38,7 @@ class Metrics:
     mAP: float
     mINP: float
     valid_queries: int
+    total_queries: int
     gallery_size: int
     cmc: Tensor
 
@@ -85,6 +87,7 @@ def metrics_from_ranks(
         mAP=float(stats.average_precision[valid].mean()),
         mINP=float(stats.inverse_negative_penalty[valid].mean()),
         valid_queries=num_valid,
+        total_queries=len(valid),
         gallery_size=gallery_size,
         cmc=curve,
     )
