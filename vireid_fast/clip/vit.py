@@ -52,22 +52,32 @@ class ViTTrunk(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, projected_width))
 
-    def forward(self, stem_map: Tensor) -> VisualFeatures:
-        """Encode a patch map of shape (B, D, h, w); h and w are the grid of construction."""
-        tokens = self.ln_post(self.transformer(self._tokens(stem_map)))
+    def forward(self, stem_map: Tensor, class_shift: Tensor | None = None) -> VisualFeatures:
+        """Encode a patch map.
+
+        Args:
+            stem_map: Shape (B, D, h, w); h and w are the grid of construction.
+            class_shift: Added to the class token of each image. Shape (B, D).
+        """
+        tokens = self.ln_post(self.transformer(self.embed(stem_map, class_shift)))
         pooled = tokens[:, 0]
         return VisualFeatures(tokens, pooled, pooled @ self.proj)
 
-    def encode_class(self, stem_map: Tensor) -> ClassFeatures:
-        """`pooled` and `projected` of `forward(stem_map)`; the last block skips all other rows."""
-        pooled = self.ln_post(self.transformer.forward_first(self._tokens(stem_map)))
+    def encode_class(self, stem_map: Tensor, class_shift: Tensor | None = None) -> ClassFeatures:
+        """`pooled` and `projected` of `forward`; the last block skips all other rows."""
+        tokens = self.embed(stem_map, class_shift)
+        pooled = self.ln_post(self.transformer.forward_first(tokens))
         return ClassFeatures(pooled, pooled @ self.proj)
 
-    def _tokens(self, stem_map: Tensor) -> Tensor:
+    def embed(self, stem_map: Tensor, class_shift: Tensor | None = None) -> Tensor:
+        """Input of the first block, class token first: (B, D, h, w) to (B, 1 + h w, D)."""
         width = self.class_embedding.shape[0]
         require_shape("ViTTrunk", "stem_map", stem_map, ("B", width, *self.grid))
         patches = stem_map.flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        if class_shift is not None:
+            require_shape("ViTTrunk", "class_shift", class_shift, (len(patches), width))
+            first = first + class_shift.to(patches.dtype)[:, None]
         tokens = torch.cat([first, patches], dim=1)
         return self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
 

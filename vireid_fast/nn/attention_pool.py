@@ -78,6 +78,39 @@ class AttentionPool2d(nn.Module):
         Raises:
             ValueError: The shape or device does not fit. TypeError: The dtype does not fit.
         """
+        self._validate(x)
+        if self.backend == "reference":
+            return _pool_plainly(self, x)
+        return absorbed_pool(self, x)
+
+    def project_tokens(self, x: Tensor) -> Tensor:
+        """Mean and places of a map in the space of the pooled feature, without pooling.
+
+        u_i = W_c (W_v x_i + b_v) + b_c      (MaskCLIP, Zhou et al., ECCV 2022, applies the value
+        and output projections to every place; here the mean comes first, and positions are added
+        as the pool does, so that with one head the pooled feature is a weighted mean of the u_i)
+
+        "fused" multiplies W_c W_v first where that is less work, which is exact.
+
+        Args:
+            x: As of `forward`.
+
+        Returns:
+            Shape (B, 1 + h w, d).
+
+        Raises:
+            ValueError: The shape or device does not fit. TypeError: The dtype does not fit.
+        """
+        self._validate(x)
+        tokens = _tokens(self, x)
+        # T C (C + d) products per token by token, T C d + C C d with the joint matrix.
+        if self.backend == "reference" or tokens[..., 0].numel() <= self.c_proj.out_features:
+            return self.c_proj(self.v_proj(tokens))
+        weight = self.c_proj.weight @ self.v_proj.weight
+        bias = F.linear(self.v_proj.bias, self.c_proj.weight, self.c_proj.bias)
+        return F.linear(tokens, weight, bias)
+
+    def _validate(self, x: Tensor) -> None:
         count, width = self.positional_embedding.shape
         require_shape("AttentionPool2d", "x", x, ("B", width, "h", "w"))
         require_same_device("AttentionPool2d", x=x, parameters=self.q_proj.weight)
@@ -90,9 +123,6 @@ class AttentionPool2d(nn.Module):
                 False, "AttentionPool2d", "x", f"have h w = {count - 1} places", tuple(x.shape),
                 "Resize the images or the position embedding.",
             )  # fmt: skip
-        if self.backend == "reference":
-            return _pool_plainly(self, x)
-        return absorbed_pool(self, x)
 
 
 def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention of one query per item, with the key and value projections absorbed."""
+"""Attention of one or few queries per item, with the key and value projections absorbed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,15 +61,39 @@ def one_query_attention(
 ) -> Tensor:
     """Multi-head attention from one token per item to all tokens of the item.
 
-    out_h = W_v,h (sum_i p_i x_i) + b_v,h,   p = softmax_i(x_i . (W_k,h^T q_h) + b_k,h . q_h)
-
-    with q_h the scaled query of head h. Since there is one query, W_k and W_v are applied to it and
-    to the pooled tokens instead of to every token: 4 W^2 + 4 H L W operations per item instead of
-    4 L W^2. The algebra is exact.
-
     Args:
         token: What asks. Shape (B, W), floating point.
-        tokens: What is read. Shape (B, L, W), dtype of `token`, any strides.
+        tokens: What is read. Shape (B, L, W).
+        query: As of `few_query_attention`.
+        key: Likewise.
+        value: Likewise.
+        heads: Likewise.
+
+    Returns:
+        Outputs of the heads side by side, before the output projection. Shape (B, W).
+    """
+    return few_query_attention(token[:, None], tokens, query, key, value, heads)[:, 0]
+
+
+def few_query_attention(
+    asking: Tensor,
+    tokens: Tensor,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    heads: int,
+) -> Tensor:
+    """Multi-head attention from a few tokens per item to all tokens of the item.
+
+    out_h = W_v,h (sum_i p_i x_i) + b_v,h,   p = softmax_i(x_i . (W_k,h^T q_h) + b_k,h . q_h)
+
+    with q_h the scaled query of head h. W_k and W_v are applied to the queries and to the pooled
+    tokens instead of to every token: 4 M W^2 + 4 M H L W operations per item instead of
+    4 L W^2, less where there are fewer queries M than channels per head. The algebra is exact.
+
+    Args:
+        asking: What asks. Shape (B, M, W), floating point.
+        tokens: What is read. Shape (B, L, W), dtype of `asking`, any strides.
         query: Query projection, (W, W).
         key: Key projection, (W, W). Its bias cannot change the result; it is read so that its
             gradient is a zero tensor, as in the plain form, and not None.
@@ -77,22 +101,32 @@ def one_query_attention(
         heads: Number of heads H; divides W.
 
     Returns:
-        Outputs of the heads side by side, before the output projection. Shape (B, W).
+        Outputs of the heads side by side, before the output projection. Shape (B, M, W).
     """
-    batch, width = token.shape
+    batch, count, width = asking.shape
     size = width // heads
-    # (H, B, D): heads lead, so that each head multiplies its own rows of the weights.
-    asked = (F.linear(token, *query) * size**-0.5).view(batch, heads, size).transpose(0, 1)
-    absorbed = torch.matmul(asked, key.weight.view(heads, size, width)).transpose(0, 1)
-    # (B, H, L)
-    scores = torch.matmul(absorbed, tokens.transpose(1, 2))
+    # (H, B M, D): heads lead, so that each head multiplies its own rows of the weights.
+    rows = asking.reshape(batch * count, width)
+    asked = (F.linear(rows, *query) * size**-0.5).view(batch * count, heads, size).transpose(0, 1)
+    absorbed = torch.matmul(asked, key.weight.view(heads, size, width))
+    # (B, H M, L)
+    scores = torch.matmul(_items_first(absorbed, batch, count), tokens.transpose(1, 2))
     if key.bias is not None:
-        shift = (asked * key.bias.view(heads, 1, size)).sum(dim=2).transpose(0, 1)
-        scores = scores + shift.unsqueeze(2).to(scores.dtype)
-    # (B, H, W)
+        shift = (asked * key.bias.view(heads, 1, size)).sum(dim=2, keepdim=True)
+        scores = scores + _items_first(shift, batch, count).to(scores.dtype)
+    # (B, H M, W)
     pooled = torch.matmul(torch.softmax(scores, dim=2), tokens)
+    pooled = pooled.view(batch, heads, count, width).transpose(0, 1)
     mixed = torch.matmul(
-        pooled.transpose(0, 1), value.weight.view(heads, size, width).transpose(1, 2)
+        pooled.reshape(heads, batch * count, width),
+        value.weight.view(heads, size, width).transpose(1, 2),
     )
-    mixed = mixed.transpose(0, 1).reshape(batch, width)
+    mixed = mixed.transpose(0, 1).reshape(batch, count, width)
     return mixed if value.bias is None else mixed + value.bias.to(mixed.dtype)
+
+
+def _items_first(values: Tensor, batch: int, count: int) -> Tensor:
+    """(H, B M, C) to (B, H M, C)."""
+    heads, _, channels = values.shape
+    values = values.view(heads, batch, count, channels).transpose(0, 1)
+    return values.reshape(batch, heads * count, channels)
