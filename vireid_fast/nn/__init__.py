@@ -3,6 +3,9 @@
 from vireid_fast.nn.attention_pool import AttentionPool2d
 from vireid_fast.nn.bnneck import BNNeck
 from vireid_fast.nn.cross_modal_attention import CrossModalAttention
+from vireid_fast.nn.instance_prompts import InstancePromptGenerator
+from vireid_fast.nn.modality_compensation import ModalityCompensation
+from vireid_fast.nn.modality_context import ModalityContext
 from vireid_fast.nn.pooling import GeMPooling
 from vireid_fast.nn.prompt_group import PromptGroup
 from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
@@ -16,6 +19,9 @@ __all__ = [
     "BNNeck",
     "CrossModalAttention",
     "GeMPooling",
+    "InstancePromptGenerator",
+    "ModalityCompensation",
+    "ModalityContext",
     "PromptGroup",
     "PromptLearner",
     "PromptTextEncoder",

@@ -1,0 +1,56 @@
+"""MC, modality compensation: original and compensated features side by side (CLIP-MC)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vireid_fast._checks import positive_int, require, require_shape
+
+_WHAT = "ModalityCompensation"
+
+
+class ModalityCompensation(nn.Module):
+    """The complete feature of an image: a visible slot and an infrared slot.
+
+    z = [o_visible; o_infrared],  own slot o_m = W_o norm(p),  missing slot o_m' = W_c norm(t_m')
+
+    So a visible image has [image; description], an infrared one [description; image], and slots
+    of two images are compared modality by modality. (Reimplementation following CLIP-MC's
+    abstract.) Both maps start as the identity.
+
+    Args:
+        width: Width d of image features and descriptions.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = positive_int(_WHAT, "width", width)
+        self.original = nn.Linear(width, width)
+        self.compensated = nn.Linear(width, width)
+        for layer in (self.original, self.compensated):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, projected: Tensor, missing_text: Tensor, num_visible: int) -> Tensor:
+        """Complete features.
+
+        Args:
+            projected: p, rows of visible images first. Shape (B, d).
+            missing_text: t_m'(x), the description of each image in the words of the modality that
+                it is not of. Shape (B, d).
+            num_visible: Number of rows that are visible images.
+
+        Returns:
+            z. Shape (B, 2 d).
+        """
+        require_shape(_WHAT, "projected", projected, ("B", self.width))
+        require_shape(_WHAT, "missing_text", missing_text, tuple(projected.shape))
+        require(
+            0 <= num_visible <= len(projected), _WHAT, "num_visible",
+            f"lie in 0..{len(projected)}", num_visible,
+        )  # fmt: skip
+        own = self.original(F.normalize(projected))
+        other = self.compensated(F.normalize(missing_text))
+        visible = torch.cat((own[:num_visible], other[:num_visible]), dim=1)
+        infrared = torch.cat((other[num_visible:], own[num_visible:]), dim=1)
+        return torch.cat((visible, infrared))
