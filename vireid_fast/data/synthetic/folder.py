@@ -1,0 +1,117 @@
+"""A folder of a synthetic set: its marker file, and the protection of folders that are not ours.
+
+The marker synth.json is written last, so a folder without it is unfinished and is drawn again. It
+holds the parameters, so an equal call finds that nothing is to be done.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+
+from vireid_fast.data.synthetic.parameters import Parameters
+
+MARKER, UNFINISHED = "synth.json", "synth.json.unfinished"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the writer of a layout may have written; everything else in a folder is foreign.
+
+    Attributes:
+        pictures: Names, or shell patterns, of the top folders that hold pictures.
+        suffix: Suffix of the pictures.
+        files: Other files, relative to the root, with forward slashes.
+    """
+
+    pictures: tuple[str, ...]
+    suffix: str = ".jpg"
+    files: tuple[str, ...] = ()
+
+    def owns(self, path: Path, root: Path) -> bool:
+        """Whether the writer can have made this file or folder below `root`."""
+        inner = path.relative_to(root)
+        is_picture = any(fnmatchcase(inner.parts[0], name) for name in self.pictures)
+        if path.is_dir():
+            return is_picture or any(inner in PurePath(file).parents for file in self.files)
+        known = inner.as_posix() in (*self.files, MARKER, UNFINISHED)
+        return known or (is_picture and path.suffix == self.suffix)
+
+
+def write_set(
+    root: str | Path, parameters: Parameters, contents: Contents, draw: Callable[[Path], None]
+) -> bool:
+    """Write a set unless the same one is there.
+
+    Args:
+        root: Folder to create; it may exist if empty or an earlier set of this layout.
+        parameters: Everything that decides the content.
+        contents: What the layout consists of.
+        draw: Writes the pictures and lists into the emptied folder.
+
+    Returns:
+        True if the set was written, False if the same set was already there.
+
+    Raises:
+        FileExistsError: `root` holds something else, which is left untouched.
+    """
+    root = Path(root)
+    text = json.dumps(asdict(parameters), indent=2) + "\n"
+    if _holds_same_set(root, text, contents):
+        return False
+    _clear(root)
+    draw(root)
+    (root / UNFINISHED).write_text(text, encoding="utf-8")
+    os.replace(root / UNFINISHED, root / MARKER)
+    return True
+
+
+def is_synthetic(root: str | Path) -> bool:
+    """Whether `root` holds a finished synthetic set."""
+    return (Path(root) / MARKER).is_file()
+
+
+def _holds_same_set(root: Path, text: str, contents: Contents) -> bool:
+    """Whether `root` is a finished set with this marker; raises if it is foreign."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise FileExistsError(f"{root}: is no folder. Choose another output folder.")
+    entries = {entry.name for entry in root.iterdir()}
+    if not entries:
+        return False
+    foreign = _first_foreign(root, contents)
+    if foreign is None and not entries & {MARKER, UNFINISHED}:
+        foreign = min(entries)
+    if foreign is not None:
+        raise FileExistsError(
+            f"{root}: is not empty and is no synthetic set of ours in this layout (it holds "
+            f"{foreign!r}). Choose another output folder; nothing was changed."
+        )
+    marker = root / MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == text
+
+
+def _first_foreign(root: Path, contents: Contents) -> str | None:
+    """A file under `root` that the writer cannot have written; None if there is none."""
+    for path in root.rglob("*"):
+        inner = path.relative_to(root)
+        # Hidden folders are caches of the pictures and are drawn from them again.
+        if not inner.parts[0].startswith(".") and not contents.owns(path, root):
+            return inner.as_posix()
+    return None
+
+
+def _clear(root: Path) -> None:
+    """Remove an earlier set; from now until the end the folder is marked as unfinished."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / UNFINISHED).write_text("", encoding="utf-8")
+    (root / MARKER).unlink(missing_ok=True)
+    for entry in root.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != UNFINISHED:
+            entry.unlink()
