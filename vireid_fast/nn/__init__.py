@@ -1,8 +1,9 @@
-"""Modules over the ops: attention, pooling, necks, prompts and their encoder, integration."""
+"""Modules over the ops: attention, pooling, necks, prompts and their encoder, text semantics."""
 
 from vireid_fast.nn.attention_pool import AttentionPool2d
 from vireid_fast.nn.bnneck import BNNeck
 from vireid_fast.nn.cross_modal_attention import CrossModalAttention
+from vireid_fast.nn.cross_modal_interaction import CrossModalInteraction
 from vireid_fast.nn.instance_prompts import InstancePromptGenerator
 from vireid_fast.nn.modality_compensation import ModalityCompensation
 from vireid_fast.nn.modality_context import ModalityContext
@@ -10,6 +11,7 @@ from vireid_fast.nn.pooling import GeMPooling
 from vireid_fast.nn.prompt_group import PromptGroup
 from vireid_fast.nn.prompt_text_encoder import PromptTextEncoder
 from vireid_fast.nn.prompts import PromptLearner
+from vireid_fast.nn.semantic_diffusion import SemanticDiffusion
 from vireid_fast.nn.semantic_integration import SemanticIntegration
 from vireid_fast.nn.token_injection import TokenInjection
 from vireid_fast.nn.tower_check import check_tower
@@ -18,6 +20,7 @@ __all__ = [
     "AttentionPool2d",
     "BNNeck",
     "CrossModalAttention",
+    "CrossModalInteraction",
     "GeMPooling",
     "InstancePromptGenerator",
     "ModalityCompensation",
@@ -25,6 +28,7 @@ __all__ = [
     "PromptGroup",
     "PromptLearner",
     "PromptTextEncoder",
+    "SemanticDiffusion",
     "SemanticIntegration",
     "TokenInjection",
     "check_tower",
