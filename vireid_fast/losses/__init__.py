@@ -1,5 +1,10 @@
 """Losses of the methods, one per file; all computed in float32 or wider."""
 
+from vireid_fast.losses.compensation import (
+    compensation_contrast,
+    context_separation,
+    token_alignment,
+)
 from vireid_fast.losses.contrast import cross_modal_contrast, scale_for_scores, supervised_contrast
 from vireid_fast.losses.gram import FeatureGram
 from vireid_fast.losses.image_to_text import image_to_text
@@ -8,10 +13,13 @@ from vireid_fast.losses.triplet import weighted_regularized_triplet
 
 __all__ = [
     "FeatureGram",
+    "compensation_contrast",
+    "context_separation",
     "cross_modal_contrast",
     "image_to_text",
     "modality_shared_enhancement",
     "scale_for_scores",
     "supervised_contrast",
+    "token_alignment",
     "weighted_regularized_triplet",
 ]
