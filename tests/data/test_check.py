@@ -47,15 +47,15 @@ def sysu(shared_dir):
 def test_published_sysu_structure_has_the_documented_sums():
     published = DATASETS["sysu_mm01"].published
     assert published.num_identities("train+val") == 395
-    assert published.num_images("train+val", "visible") == 22258
-    assert published.num_images("train+val", "infrared") == 11909
-    assert published.num_images("train", "visible") == 20284
-    assert published.num_images("train", "infrared") == 9929
-    assert published.num_images("test", "visible") == 6775
-    assert published.protocol_sizes() == {
-        "queries": 3803,
-        "gallery_all": 301,
-        "gallery_indoor": 112,
+    assert published.num_rows("train+val", "visible") == 22258
+    assert published.num_rows("train+val", "infrared") == 11909
+    assert published.num_rows("train", "visible") == 20284
+    assert published.num_rows("train", "infrared") == 9929
+    assert published.num_rows("test", "visible") == 6775
+    assert published.sizes == {
+        "test queries": 3803,
+        "single-shot gallery of the all-search": 301,
+        "single-shot gallery of the indoor-search": 112,
     }
 
 
@@ -98,7 +98,7 @@ def test_camera_absent_from_the_copy_is_named(sysu):
 
 def test_published_scene_regions_structure():
     published = DATASETS["scene_regions"].published
-    assert published.total_images == {"visible": 7288, "infrared": 3644}
+    assert published.total == {"visible": 7288, "infrared": 3644}
     assert published.num_identities("train+val") == 686
     counts = {camera: dict.fromkeys(range(1, 912), 2) for camera in range(1, 7)}
     splits = {"train": range(1, 602), "val": range(602, 687), "test": range(687, 912)}
@@ -120,7 +120,7 @@ def test_scene_regions_archive_equals_its_published_structure(shared_dir):
     report = check_dataset(table_of(counts, splits), "scene_regions")
     assert report.compared
     assert report.deviations == ()
-    assert sum(report.counted.total_images.values()) == 10932
+    assert sum(report.counted.total.values()) == 10932
 
 
 def test_name_without_published_structure_is_only_counted(make_layout):
@@ -131,7 +131,8 @@ def test_name_without_published_structure_is_only_counted(make_layout):
     assert counted["images"]["train"] == {"visible": 24, "infrared": 12}
     assert counted["images"]["all"] == {"visible": 48, "infrared": 24}
     assert counted["cameras"]["test"]["infrared"]["6"] == {"images": 4, "identities": 2}
-    assert counted["protocol"] == {"queries": 8, "gallery_all": 8, "gallery_indoor": 4}
+    # Sizes of SYSU-MM01's protocol are counted for sets that are known to have its cameras.
+    assert counted["sizes"] == {} and counted["unit"] == "images" and "frames" not in counted
     assert counted["decoded"] == 0
 
 
@@ -180,6 +181,11 @@ def test_report_as_text(make_layout):
     assert lines[2].split() == ["train", "3", "24", "12"]
     assert lines[5].split() == ["train+val", "4", "32", "16"]
     assert lines[6].split() == ["all", "48", "24"]
+    assert lines[7:10] == [
+        "  test queries: 8 images",
+        "  single-shot gallery of the all-search: 8 images",
+        "  single-shot gallery of the indoor-search: 4 images",
+    ]
     text = "\n".join(lines)
     assert re.search(r"problem: .*one split only, got 1 in train and val: 1\.", text)
     assert "deviation: train: 3 identities, published 601" in lines

@@ -1,13 +1,19 @@
 """Counts a data set and names what deviates from its published structure."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from vireid_fast._checks import require, require_choice
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.images import ImageError, load_images
-from vireid_fast.data.structure import UNIONS, Structure, count_structure, describe_differences
+from vireid_fast.data.structure import Structure, count_structure, describe_differences
 from vireid_fast.data.synthetic import is_synthetic
 from vireid_fast.data.table import MODALITY_NAMES, ImageTable
+from vireid_fast.data.tracklets import TrackletTable
+
+Table = ImageTable | TrackletTable
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class CheckReport:
     Attributes:
         name: Name of the data set.
         root: Its folder.
-        counted: Its identities, cameras and images.
+        counted: Its identities, cameras and images or tracklets.
         compared: Whether there is a published structure to compare with.
         synthetic: Whether it is a set of `data.synthetic`, which need not equal the published one.
         deviations: Differences from the published structure, in words.
@@ -25,6 +31,7 @@ class CheckReport:
         warnings: Oddities that do no harm, in words.
         decoded: Images that were decoded; 0 if that was not asked for.
         bad_images: The images that could not be decoded.
+        split: Number of the train / test split; None where the set has one split only.
     """
 
     name: str
@@ -37,6 +44,7 @@ class CheckReport:
     warnings: tuple[str, ...]
     decoded: int
     bad_images: tuple[ImageError, ...]
+    split: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -46,19 +54,35 @@ class CheckReport:
 
     def __str__(self) -> str:
         """The report as text: a table of counts, then one line for each finding."""
+        split = "" if self.split is None else f", split {self.split}"
+        return "\n".join([f"{self.name} in {self.root}{split}", *self._lines()])
+
+    def _lines(self) -> Iterator[str]:
+        for name, *cells in self._table():
+            yield f"  {name:10}" + "".join(f"{cell:>12}" for cell in cells)
+        for name, count in self.counted.sizes.items():
+            yield f"  {name}: {count:,} {self.counted.unit}"
+        yield from (f"problem: {problem}" for problem in self.problems)
+        yield from (f"deviation: {deviation}" for deviation in self.deviations)
+        yield from (f"bad image: {error.path}: {error.reason}" for error in self.bad_images)
+        yield from (f"warning: {warning}" for warning in self.warnings)
+        yield self._verdict()
+
+    def _table(self) -> Iterator[tuple[str, ...]]:
+        """Cells of the table of counts; tracklets are followed by the frames they hold."""
         counted = self.counted
-        rows = [("split", "identities", *MODALITY_NAMES)]
-        for split in UNIONS:
-            images = (f"{counted.num_images(split, word):,}" for word in MODALITY_NAMES)
-            rows.append((split, f"{counted.num_identities(split):,}", *images))
-        rows.append(("all", "", *(f"{counted.total_images[word]:,}" for word in MODALITY_NAMES)))
-        lines = [f"{self.name} in {self.root}"]
-        lines += [f"  {name:10}" + "".join(f"{cell:>12}" for cell in row) for name, *row in rows]
-        lines += [f"problem: {problem}" for problem in self.problems]
-        lines += [f"deviation: {deviation}" for deviation in self.deviations]
-        lines += [f"bad image: {error.path}: {error.reason}" for error in self.bad_images]
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join([*lines, self._verdict()])
+        video = counted.frames is not None
+        words = [word for word in MODALITY_NAMES for word in (word, *["frames"] * video)]
+        yield ("split", "identities", *words)
+        for part in counted.parts:
+            cells = []
+            for word in MODALITY_NAMES:
+                cells.append(f"{counted.num_rows(part, word):,}")
+                cells += [f"{counted.num_frames(part, word):,}"] * video
+            yield (part, f"{counted.num_identities(part):,}", *cells)
+        if counted.total is not None:
+            totals = [(f"{counted.total[word]:,}", *[""] * video) for word in MODALITY_NAMES]
+            yield ("all", "", *(cell for cells in totals for cell in cells))
 
     def _verdict(self) -> str:
         if not self.ok:
@@ -74,27 +98,12 @@ class CheckReport:
 
     def to_json(self) -> dict:
         """The report as plain dicts, lists, strings and numbers."""
-        counted = self.counted
         return {
             "name": self.name,
             "root": self.root,
+            "split": self.split,
             "ok": self.ok,
-            "identities": {split: counted.num_identities(split) for split in UNIONS},
-            "images": {
-                **{
-                    split: {word: counted.num_images(split, word) for word in MODALITY_NAMES}
-                    for split in UNIONS
-                },
-                "all": dict(counted.total_images),
-            },
-            "cameras": {
-                split: {
-                    word: {str(camera): count._asdict() for camera, count in cameras.items()}
-                    for word, cameras in words.items()
-                }
-                for split, words in counted.cameras.items()
-            },
-            "protocol": counted.protocol_sizes(),
+            **_counts_json(self.counted),
             "compared": self.compared,
             "synthetic": self.synthetic,
             "deviations": list(self.deviations),
@@ -105,12 +114,113 @@ class CheckReport:
         }
 
 
-def check_dataset(
-    table: ImageTable,
+def _counts_json(counted: Structure) -> dict:
+    parts = counted.parts
+    values = {
+        "unit": counted.unit,
+        "identities": {part: counted.num_identities(part) for part in parts},
+        counted.unit: {
+            **{p: {w: counted.num_rows(p, w) for w in MODALITY_NAMES} for p in parts},
+            "all": dict(counted.total or {}),
+        },
+        "cameras": {
+            split: {
+                word: {
+                    str(camera): {counted.unit: count.rows, "identities": count.identities}
+                    for camera, count in cameras.items()
+                }
+                for word, cameras in words.items()
+            }
+            for split, words in (counted.cameras or {}).items()
+        },
+        "sizes": dict(counted.sizes),
+    }
+    if counted.frames is not None:
+        values["frames"] = {
+            p: {w: counted.num_frames(p, w) for w in MODALITY_NAMES} for p in parts
+        }
+    return values
+
+
+@dataclass(frozen=True)
+class CheckReports:
+    """Reports of all splits of a data set that were checked; at least one."""
+
+    reports: tuple[CheckReport, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every split is."""
+        return all(report.ok for report in self.reports)
+
+    def __str__(self) -> str:
+        """The reports one after the other; those of equal counts and findings as one."""
+        groups: dict[tuple[str, ...], list[CheckReport]] = {}
+        for report in self.reports:
+            groups.setdefault(tuple(report._lines()), []).append(report)
+        texts = []
+        for lines, group in groups.items():
+            first, numbers = group[0], ", ".join(str(report.split) for report in group)
+            title = str(first).splitlines()[0]
+            if len(group) > 1:
+                title = f"{first.name} in {first.root}, splits {numbers}"
+            texts.append("\n".join([title, *lines]))
+        return "\n\n".join(texts)
+
+    def to_json(self) -> dict:
+        """The one report, or for several `ok` and the list "splits"."""
+        if len(self.reports) == 1:
+            return self.reports[0].to_json()
+        return {"ok": self.ok, "splits": [report.to_json() for report in self.reports]}
+
+
+def check_folder(
     name: str,
+    root: str | Path,
     *,
+    split: int | None = None,
     decode: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+) -> CheckReports:
+    """Read a data set, every split of it, and check it.
+
+    Args:
+        name: Key of `DATASETS`.
+        root: Folder, or file, that its reader takes.
+        split: The one numbered split to check; None checks all.
+        decode: Also decode every image, once, and list the bad ones.
+        progress: Called with (images decoded, images) after each image of a split.
+
+    Returns:
+        One report for each split; nothing is raised for a deviating data set.
+
+    Raises:
+        ValueError: `name` or `split` does not exist. DatasetError: There is nothing to count.
+    """
+    require_choice("check-data", "--data", name, sorted(DATASETS))
+    entry = DATASETS[name]
+    if not entry.splits:
+        require(split is None, "check-data", "--split", f"be left out for {name}", split,
+                "The set has one split only.")  # fmt: skip
+        table = entry.read(root, strict=False)
+        return CheckReports((check_dataset(table, name, decode=decode, progress=progress),))
+    require(split is None or 1 <= split <= entry.splits, "check-data", "--split",
+            f"be 1 to {entry.splits}", split)  # fmt: skip
+    reports, seen = [], set()
+    for number in range(1, entry.splits + 1) if split is None else (split,):
+        table = entry.read(root, strict=False, split=number)
+        report = check_dataset(table, name)
+        if decode:
+            files = [file for file in _files(table) if file not in seen]
+            seen.update(files)
+            bad = tuple(_find_bad_images(files, progress))
+            report = replace(report, decoded=len(files), bad_images=bad)
+        reports.append(replace(report, split=number))
+    return CheckReports(tuple(reports))
+
+
+def check_dataset(
+    table: Table, name: str, *, decode: bool = False, progress: Progress | None = None
 ) -> CheckReport:
     """Count identities, cameras and images, and compare with the published structure.
 
@@ -124,7 +234,11 @@ def check_dataset(
         The report; nothing is raised for a deviating data set.
     """
     counted = count_structure(table)
-    published = DATASETS[name].published if name in DATASETS else None
+    entry = DATASETS.get(name)
+    if entry is not None and entry.sizes is not None:
+        counted = replace(counted, sizes={**counted.sizes, **entry.sizes(counted)})
+    published = entry.published if entry is not None else None
+    files = _files(table) if decode else []
     return CheckReport(
         name=name,
         root=str(table.root),
@@ -134,15 +248,17 @@ def check_dataset(
         deviations=tuple(describe_differences(counted, published) if published else ()),
         problems=table.problems,
         warnings=table.warnings,
-        decoded=len(table) if decode else 0,
-        bad_images=tuple(_find_bad_images(table, progress) if decode else ()),
+        decoded=len(files),
+        bad_images=tuple(_find_bad_images(files, progress)),
     )
 
 
-def _find_bad_images(
-    table: ImageTable, progress: Callable[[int, int], None] | None
-) -> list[ImageError]:
-    files = [table.file(row) for row in range(len(table))]
+def _files(table: Table) -> list[Path]:
+    images = table.frames if isinstance(table, TrackletTable) else table
+    return [images.file(row) for row in range(len(images))]
+
+
+def _find_bad_images(files: Sequence[Path], progress: Progress | None) -> list[ImageError]:
     bad = []
     for done, image in enumerate(load_images(files), start=1):
         if isinstance(image, ImageError):

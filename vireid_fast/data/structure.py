@@ -1,90 +1,136 @@
-"""How many identities and images a data set has, and how two such counts differ."""
+"""How many identities, images or tracklets a data set has, and how two such counts differ."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from vireid_fast.data.table import MODALITY_NAMES, SPLITS, ImageTable
+from vireid_fast.data.table import GALLERY, MODALITY_NAMES, QUERY, ImageTable
+from vireid_fast.data.tracklets import TrackletTable
 
-UNIONS = (*SPLITS, "train+val")
-_INDOOR_CAMERAS = (1, 2)
+_UNION = "train+val"
+_ROLES = ((QUERY, "queries"), (GALLERY, "gallery"))
+
+Counts = Mapping[str, Mapping[str, int]]
 
 
 class CameraCount(NamedTuple):
     """What one camera recorded of one split in one modality."""
 
-    images: int
+    rows: int
     identities: int
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Counts of a data set. "train+val" is accepted wherever a split is named.
+    """Counts of a data set; in a published one, what is absent is not known and not compared.
 
     Attributes:
         identities: split -> number of identities.
+        rows: split -> "visible" or "infrared" -> number of images, or of tracklets.
+        unit: What a row is: "images" or "tracklets".
+        frames: split -> "visible" or "infrared" -> frames of the tracklets; None for images.
         cameras: split -> "visible" or "infrared" -> camera -> its counts.
-        total_images: "visible" or "infrared" -> images on disk, those in no split included.
+        total: "visible" or "infrared" -> rows on disk, those in no split included.
+        sizes: Further counts of rows by name, such as "infrared queries" and "visible gallery".
     """
 
     identities: Mapping[str, int]
-    cameras: Mapping[str, Mapping[str, Mapping[int, CameraCount]]]
-    total_images: Mapping[str, int]
+    rows: Counts
+    unit: str = "images"
+    frames: Counts | None = None
+    cameras: Mapping[str, Mapping[str, Mapping[int, CameraCount]]] | None = None
+    total: Mapping[str, int] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def num_identities(self, split: str) -> int:
-        """Identities of a split."""
-        return sum(self.identities[part] for part in split.split("+"))
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits that hold anybody, and "train+val" where both do."""
+        held = tuple(split for split, count in self.identities.items() if count)
+        return (*held, _UNION) if {"train", "val"} <= set(held) else held
 
-    def num_images(self, split: str, modality: str) -> int:
-        """Images of a split in "visible" or "infrared"."""
-        parts = split.split("+")
-        return sum(c.images for part in parts for c in self.cameras[part][modality].values())
+    def num_identities(self, part: str) -> int:
+        """Identities of a split, or of a union such as "train+val"."""
+        return sum(self.identities.get(split, 0) for split in part.split("+"))
 
-    def protocol_sizes(self) -> dict[str, int]:
-        """Sizes of SYSU-MM01's protocol on the test identities.
+    def num_rows(self, part: str, modality: str) -> int:
+        """Images, or tracklets, of a split or union in "visible" or "infrared"."""
+        return _sum(self.rows, part, modality)
 
-        Returns:
-            "queries": infrared images. "gallery_all" and "gallery_indoor": size of a single-shot
-            gallery, one image for each visible camera (indoor: 1 and 2) and identity it saw.
-        """
-        visible = self.cameras["test"]["visible"]
-        return {
-            "queries": self.num_images("test", "infrared"),
-            "gallery_all": sum(count.identities for count in visible.values()),
-            "gallery_indoor": sum(
-                count.identities for camera, count in visible.items() if camera in _INDOOR_CAMERAS
-            ),
-        }
+    def num_frames(self, part: str, modality: str) -> int:
+        """Frames of the tracklets of a split or union in "visible" or "infrared"."""
+        return _sum(self.frames or {}, part, modality)
 
 
-def count_structure(table: ImageTable) -> Structure:
-    """Count the identities and images of each split, modality and camera."""
+def _sum(counts: Counts, part: str, modality: str) -> int:
+    return sum(counts.get(split, {}).get(modality, 0) for split in part.split("+"))
+
+
+def count_structure(table: ImageTable | TrackletTable) -> Structure:
+    """Count the identities and rows of each split, modality and camera, and the fixed roles."""
+    chosen = {
+        split: {word: table.rows(split, modality=m) for m, word in enumerate(MODALITY_NAMES)}
+        for split in table.splits
+    }
+    is_video = isinstance(table, TrackletTable)
     return Structure(
-        identities={split: len(table.splits[split]) for split in SPLITS},
-        cameras={
-            split: {
-                word: _count_cameras(table, table.rows(split, modality=modality))
-                for modality, word in enumerate(MODALITY_NAMES)
-            }
-            for split in SPLITS
+        identities={split: len(ids) for split, ids in table.splits.items()},
+        rows=_each(chosen, len),
+        unit="tracklets" if is_video else "images",
+        frames=_each(chosen, lambda rows: int(table.length[rows].sum())) if is_video else None,
+        cameras=_each(chosen, lambda rows: _count_cameras(table, rows)),
+        total={
+            word: int(np.count_nonzero(table.modality == m))
+            for m, word in enumerate(MODALITY_NAMES)
         },
-        total_images={
-            word: int(np.count_nonzero(table.modality == modality))
-            for modality, word in enumerate(MODALITY_NAMES)
-        },
+        sizes={} if table.roles is None else _count_roles(table),
     )
 
 
-def _count_cameras(table: ImageTable, rows: np.ndarray) -> dict[int, CameraCount]:
+def _each(chosen: dict, count) -> dict:
+    return {
+        split: {word: count(rows) for word, rows in words.items()}
+        for split, words in chosen.items()
+    }
+
+
+def _count_cameras(
+    table: ImageTable | TrackletTable, rows: np.ndarray
+) -> dict[int, CameraCount]:
     cameras = table.camera_ids[rows]
     return {
         int(camera): CameraCount(
-            images=int(np.count_nonzero(cameras == camera)),
+            rows=int(np.count_nonzero(cameras == camera)),
             identities=len(np.unique(table.person_ids[rows[cameras == camera]])),
         )
         for camera in np.unique(cameras)
+    }
+
+
+def _count_roles(table: ImageTable | TrackletTable) -> dict[str, int]:
+    return {
+        f"{word} {name}": int(np.count_nonzero((table.roles == role) & (table.modality == m)))
+        for role, name in _ROLES
+        for m, word in enumerate(MODALITY_NAMES)
+    }
+
+
+def sysu_sizes(structure: Structure) -> dict[str, int]:
+    """Sizes of SYSU-MM01's protocol on the test identities.
+
+    A single-shot gallery has one image for each visible camera and identity that it saw, of the
+    indoor-search for cameras 1 and 2 only.
+
+    Args:
+        structure: Of a set with SYSU-MM01's cameras, with its `cameras` counted.
+    """
+    visible = structure.cameras["test"]["visible"]
+    indoor = sum(visible[camera].identities for camera in (1, 2) if camera in visible)
+    return {
+        "test queries": structure.num_rows("test", "infrared"),
+        "single-shot gallery of the all-search": sum(c.identities for c in visible.values()),
+        "single-shot gallery of the indoor-search": indoor,
     }
 
 
@@ -98,38 +144,42 @@ def describe_differences(counted: Structure, published: Structure) -> list[str]:
 
 
 def _comparisons(counted: Structure, published: Structure) -> Iterator[tuple[str, int, int]]:
-    for split in UNIONS:
-        have, want = counted.num_identities(split), published.num_identities(split)
-        yield f"{split}: {have:,} identities", have, want
-    for split in UNIONS:
+    unit, parts = published.unit, published.parts
+    for part in parts:
+        have, want = counted.num_identities(part), published.num_identities(part)
+        yield f"{part}: {have:,} identities", have, want
+    for part in parts:
         for word in MODALITY_NAMES:
-            have, want = counted.num_images(split, word), published.num_images(split, word)
-            yield f"{split}: {have:,} {word} images", have, want
-    for split in SPLITS:
-        for word in MODALITY_NAMES:
-            yield from _compare_cameras(split, word, counted, published)
-    for word in MODALITY_NAMES:
-        have, want = counted.total_images[word], published.total_images[word]
-        yield f"all: {have:,} {word} images", have, want
-    sizes = counted.protocol_sizes()
-    for what, want in published.protocol_sizes().items():
-        yield f"{_PROTOCOL_WORDS[what]}: {sizes[what]:,} images", sizes[what], want
-
-
-_PROTOCOL_WORDS = {
-    "queries": "test queries",
-    "gallery_all": "single-shot gallery of the all-search",
-    "gallery_indoor": "single-shot gallery of the indoor-search",
-}
+            if any(word not in published.rows.get(split, {}) for split in part.split("+")):
+                continue
+            have, want = counted.num_rows(part, word), published.num_rows(part, word)
+            yield f"{part}: {have:,} {word} {unit}", have, want
+    for part, words in (published.frames or {}).items():
+        for word, want in words.items():
+            have = counted.num_frames(part, word)
+            yield f"{part}: {have:,} {word} frames", have, want
+    for split, words in (published.cameras or {}).items():
+        for word, theirs in words.items():
+            ours = (counted.cameras or {}).get(split, {}).get(word, {})
+            yield from _compare_cameras(f"{split}: camera", word, unit, ours, theirs)
+    for word, want in (published.total or {}).items():
+        have = (counted.total or {}).get(word, 0)
+        yield f"all: {have:,} {word} {unit}", have, want
+    for name, want in published.sizes.items():
+        have = counted.sizes.get(name, 0)
+        yield f"{name}: {have:,} {unit}", have, want
 
 
 def _compare_cameras(
-    split: str, word: str, counted: Structure, published: Structure
+    place: str,
+    word: str,
+    unit: str,
+    ours: Mapping[int, CameraCount],
+    theirs: Mapping[int, CameraCount],
 ) -> Iterator[tuple[str, int, int]]:
-    nothing = CameraCount(images=0, identities=0)
-    ours, theirs = counted.cameras[split][word], published.cameras[split][word]
+    nothing = CameraCount(rows=0, identities=0)
     for camera in sorted({*ours, *theirs}):
         have, want = ours.get(camera, nothing), theirs.get(camera, nothing)
-        place = f"{split}: camera {camera} has"
-        yield f"{place} {have.images:,} {word} images", have.images, want.images
-        yield f"{place} {have.identities:,} {word} identities", have.identities, want.identities
+        text = f"{place} {camera} has"
+        yield f"{text} {have.rows:,} {word} {unit}", have.rows, want.rows
+        yield f"{text} {have.identities:,} {word} identities", have.identities, want.identities

@@ -1,10 +1,10 @@
 """Registry of data sets: name -> reader and, where known, the published structure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vireid_fast.data.datasets.sysu_mm01 import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
-from vireid_fast.data.structure import CameraCount, Structure
+from vireid_fast.data.structure import CameraCount, Structure, sysu_sizes
 from vireid_fast.data.table import ImageTable
 from vireid_fast.data.tracklets import TrackletTable
 
@@ -19,11 +19,13 @@ class Dataset:
         published: Counts of a complete copy; None where there is nothing to compare with.
         splits: Number of published train / test splits, each of which needs a model of its own; 0
             where the set has one split only.
+        sizes: Further counts of a structure by name, such as the sizes of a protocol.
     """
 
     read: Callable[..., ImageTable | TrackletTable]
     published: Structure | None = None
     splits: int = 0
+    sizes: Callable[[Structure], dict[str, int]] | None = None
 
 
 def _sysu_cameras(
@@ -36,9 +38,23 @@ def _sysu_cameras(
     }
 
 
+def _sysu_structure(
+    identities: Mapping[str, int],
+    cameras: Mapping[str, Mapping[str, Mapping[int, CameraCount]]],
+    total: Mapping[str, int],
+) -> Structure:
+    """Structure of a set with SYSU-MM01's cameras, rows and protocol sizes from the cameras'."""
+    rows = {
+        split: {word: sum(c.rows for c in counts.values()) for word, counts in words.items()}
+        for split, words in cameras.items()
+    }
+    structure = Structure(identities, rows, cameras=cameras, total=total)
+    return replace(structure, sizes=sysu_sizes(structure))
+
+
 # Counted in rand_perm_cam.mat and the id lists of wuancong/SYSU-MM01@0499112; the sums equal its
 # README. Cameras 1, 2 and 6 never saw the validation identities.
-_SYSU_MM01 = Structure(
+_SYSU_MM01 = _sysu_structure(
     identities={"train": 296, "val": 99, "test": 96},
     cameras={
         "train": _sysu_cameras(
@@ -47,17 +63,17 @@ _SYSU_MM01 = Structure(
         "val": _sysu_cameras((0, 0, 1980, 990, 984, 0), (0, 0, 99, 99, 96, 0)),
         "test": _sysu_cameras((1374, 1565, 1883, 1918, 1918, 1920), (56, 56, 93, 94, 95, 96)),
     },
-    total_images={"visible": 30071, "infrared": 15792},
+    total={"visible": 30071, "infrared": 15792},
 )
 
 
 def _uniform_structure(identities: Mapping[str, int], views: int) -> Structure:
     """Structure of a set in which each of the six cameras has `views` images of everyone."""
     total = views * sum(identities.values())
-    return Structure(
+    return _sysu_structure(
         identities=identities,
         cameras={split: _sysu_cameras([views * n] * 6, [n] * 6) for split, n in identities.items()},
-        total_images={
+        total={
             "visible": len(VISIBLE_CAMERAS) * total,
             "infrared": len(INFRARED_CAMERAS) * total,
         },
@@ -65,8 +81,10 @@ def _uniform_structure(identities: Mapping[str, int], views: int) -> Structure:
 
 
 DATASETS: dict[str, Dataset] = {
-    "sysu_mm01": Dataset(read_sysu_layout, _SYSU_MM01),
+    "sysu_mm01": Dataset(read_sysu_layout, _SYSU_MM01, sizes=sysu_sizes),
     "scene_regions": Dataset(
-        read_sysu_layout, _uniform_structure({"train": 601, "val": 85, "test": 225}, views=2)
+        read_sysu_layout,
+        _uniform_structure({"train": 601, "val": 85, "test": 225}, views=2),
+        sizes=sysu_sizes,
     ),
 }
