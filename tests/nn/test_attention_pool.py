@@ -118,10 +118,47 @@ def test_nan_stays_within_its_image():
     torch.testing.assert_close(out[[0, 2]], clean[[0, 2]], rtol=1e-12, atol=1e-12)
 
 
+# Fewer tokens than the 10 outputs, and more, where "fused" joins the two maps first.
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_projected_tokens_are_value_and_output_projection_of_every_token(batch, backend):
+    pool = make_pool((3, 2), 24, 3, 10, backend=backend)
+    x = torch.randn(batch, 24, 3, 2, dtype=torch.float64, requires_grad=True)
+    actual = pool.project_tokens(x)
+    for item, rows in zip(x, actual, strict=True):
+        places = [item.mean(dim=(1, 2)), *(item[:, i, j] for i in range(3) for j in range(2))]
+        for token, position, row in zip(places, pool.positional_embedding, rows, strict=True):
+            value = pool.v_proj.weight @ (token + position) + pool.v_proj.bias
+            expected = pool.c_proj.weight @ value + pool.c_proj.bias
+            torch.testing.assert_close(row, expected, rtol=1e-12, atol=1e-12)
+    plain = copy.deepcopy(pool)
+    plain.backend = "reference"
+    y = x.detach().clone().requires_grad_()
+    direction = torch.randn_like(actual)
+    actual.backward(direction)
+    plain.project_tokens(y).backward(direction)
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-11, atol=1e-11)
+    for mine, theirs in zip(pool.parameters(), plain.parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-11, atol=1e-11)
+
+
+def test_with_one_head_the_pooled_feature_is_a_weighted_mean_of_projected_tokens():
+    pool = make_pool((3, 2), 8, 1, 5)
+    x = torch.randn(2, 8, 3, 2, dtype=torch.float64)
+    places = x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([places.mean(1, keepdim=True), places], 1) + pool.positional_embedding
+    scores = torch.einsum("bw,blw->bl", pool.q_proj(tokens[:, 0]), pool.k_proj(tokens)) / 8**0.5
+    mean = torch.einsum("bl,bld->bd", scores.softmax(1), pool.project_tokens(x))
+    torch.testing.assert_close(mean, pool(x), rtol=1e-12, atol=1e-12)
+
+
 def test_square_side_and_empty_batch():
     pool = AttentionPool2d(3, 8, 2, output_dim=4)
     assert pool.positional_embedding.shape == (10, 8)
     assert pool(torch.zeros(0, 8, 3, 3)).shape == (0, 4)
+    assert pool.project_tokens(torch.zeros(0, 8, 3, 3)).shape == (0, 10, 4)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +179,8 @@ def test_rejects_maps_that_do_not_fit():
     pool = AttentionPool2d((3, 2), 8, 2)
     with pytest.raises(ValueError, match=r"x must have h w = 6 places, got \(1, 8, 3, 3\)"):
         pool(torch.zeros(1, 8, 3, 3))
+    with pytest.raises(ValueError, match=r"x must have h w = 6 places, got \(1, 8, 3, 3\)"):
+        pool.project_tokens(torch.zeros(1, 8, 3, 3))
     with pytest.raises(ValueError, match=r"x must have shape \(B, 8, h, w\), got"):
         pool(torch.zeros(1, 9, 3, 2))
     with pytest.raises(TypeError, match=r"x must be float32, got torch.float64"):
