@@ -2,7 +2,8 @@
 
 Every operator is a small frozen dataclass called as `operator(images, generator)`. All draws come
 from the generator, on its device, and their number does not depend on their outcome: the same
-generator state gives the same images on every device. No input is written, no host sync is made.
+generator state gives the same images on every device. Where `Draws` are passed instead, images can
+share draws, or be a part of the batch that is drawn for. No input is written, no host sync is made.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from vireid_fast._checks import require_dtype, require_shape
+from vireid_fast.data.draws import Draws, uniform, uniform_int
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -63,13 +65,13 @@ class PadCropFlip:
     pad: int = 10
     flip: float = 0.5
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment images (B, H, W, 3) of any dtype; the result has the same shape."""
         count, height, width, _ = images.shape
         pad, device = self.pad, images.device
-        top = _uniform_int((count, 1), 2 * pad + 1, generator, device)
-        left = _uniform_int((count, 1), 2 * pad + 1, generator, device)
-        flipped = _uniform((count, 1), generator, device) < self.flip
+        top = uniform_int((count, 1), 2 * pad + 1, generator, device)
+        left = uniform_int((count, 1), 2 * pad + 1, generator, device)
+        flipped = uniform((count, 1), generator, device) < self.flip
         padded = F.pad(images, (0, 0, pad, pad, pad, pad))
         # Rows are copied whole, before the columns are gathered in planes.
         line = torch.arange(count, device=device)[:, None] * padded.shape[1] + top
@@ -100,13 +102,13 @@ class ZoomCropFlip:
     pad: int = 10
     flip: float = 0.5
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W); the result has the same shape."""
         count, _, height, width = images.shape
         if count == 0:
             return images
         low, high = self.scale
-        draws = _uniform((count, 4), generator, images.device).to(images.dtype)
+        draws = uniform((count, 4), generator, images.device).to(images.dtype)
         scale = low + (high - low) * draws[:, 0]
         top = draws[:, 1] * (height + 2 * self.pad - scale * height) - self.pad
         left = draws[:, 2] * (width + 2 * self.pad - scale * width) - self.pad
@@ -134,9 +136,9 @@ class IntensityJitter:
     strength: float = 0.2
     gamma: float = 0.0
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W) with values in [0, 1]."""
-        draws = 2 * _uniform((len(images), 3), generator, images.device) - 1
+        draws = 2 * uniform((len(images), 3), generator, images.device) - 1
         draws = draws.to(images.dtype)[:, :, None, None, None]
         exponent = torch.exp(self.gamma * draws[:, 0])
         contrast, brightness = 1 + self.strength * draws[:, 1], 1 + self.strength * draws[:, 2]
@@ -157,9 +159,9 @@ class RandomGrey:
 
     probability: float = 0.5
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W)."""
-        on = _uniform((len(images), 1, 1, 1), generator, images.device) < self.probability
+        on = uniform((len(images), 1, 1, 1), generator, images.device) < self.probability
         luma = (images * _channels(LUMA, images)).sum(1, keepdim=True)
         return torch.where(on, luma, images)
 
@@ -177,9 +179,9 @@ class RandomInvert:
 
     probability: float = 0.5
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W) in [0, 1]."""
-        on = _uniform((len(images), 1, 1, 1), generator, images.device) < self.probability
+        on = uniform((len(images), 1, 1, 1), generator, images.device) < self.probability
         return torch.where(on, 1 - images, images)
 
 
@@ -202,7 +204,7 @@ class ChannelRandomErasing:
     aspect: float = 0.3
     fill: tuple[float, float, float] = ERASE_FILL
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Erase in float images (B, 3, H, W)."""
         count, _, height, width = images.shape
         rectangle = self.rectangles(count, height, width, generator).to(images.device)
@@ -214,16 +216,18 @@ class ChannelRandomErasing:
         # Exact at weights 0 and 1, and much faster on a CPU than torch.where with broadcasting.
         return torch.lerp(images, _channels(self.fill, images), inside)
 
-    def rectangles(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+    def rectangles(
+        self, count: int, height: int, width: int, generator: Generator | Draws
+    ) -> Tensor:
         """Draw (top, left, height, width) for each image; height 0 where nothing is erased.
 
         Sizes are drawn up to 100 times until one is smaller than the image in both directions,
         then the place uniformly. Shape (count, 4), int64, on the generator's device.
         """
         device = generator.device
-        chosen = _uniform((count,), generator, device) < self.probability
-        draws = _uniform((2, count, _ERASE_ATTEMPTS), generator, device)
-        place = _uniform((2, count), generator, device)
+        chosen = uniform((count,), generator, device) < self.probability
+        draws = uniform((2, count, _ERASE_ATTEMPTS), generator, device, images=1)
+        place = uniform((2, count), generator, device, images=1)
         low, high = self.area
         area = (low + (high - low) * draws[0]) * (height * width)
         aspect = self.aspect + (1 / self.aspect - self.aspect) * draws[1]
@@ -248,9 +252,9 @@ class ChannelExchange:
 
     grey: int = 2
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W)."""
-        choice = _uniform_int((len(images),), self.grey + 1, generator, images.device)
+        choice = uniform_int((len(images),), self.grey + 1, generator, images.device)
         return _mix_channels(images, _mixing_table(images)[choice])
 
 
@@ -267,25 +271,12 @@ class ChannelAdapGray:
 
     probability: float = 0.5
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator | Draws) -> Tensor:
         """Augment float images (B, 3, H, W)."""
         count, device = len(images), images.device
-        choice = _uniform_int((count,), 4, generator, device)
-        left = _uniform((count,), generator, device) >= self.probability
+        choice = uniform_int((count,), 4, generator, device)
+        left = uniform((count,), generator, device) >= self.probability
         return _mix_channels(images, _mixing_table(images)[choice + ((choice == 3) & left)])
-
-
-def _uniform(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
-    """Uniform draws in [0, 1), made on the generator's device."""
-    draws = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
-    return draws.to(device)
-
-
-def _uniform_int(
-    shape: tuple[int, ...], end: int, generator: Generator, device: torch.device
-) -> Tensor:
-    """Uniform draws in 0..end - 1, int64, made on the generator's device."""
-    return torch.randint(end, shape, generator=generator, device=generator.device).to(device)
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Generator, Tensor
 
 from vireid_fast._checks import require, require_shape
+from vireid_fast.data.draws import Draws
 from vireid_fast.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -73,13 +74,16 @@ class Augmentation:
         require(min(self.std) > 0, what, "std", "be positive", self.std)
 
 
-def visible_view(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+def visible_view(
+    images: Tensor, augmentation: Augmentation, generator: Generator | Draws
+) -> Tensor:
     """First visible view: crop, flip, grey, jitter, invert, normalise, erase.
 
     Args:
         images: Shape (B, H, W, 3), uint8.
         augmentation: Strengths.
-        generator: Source of all draws.
+        generator: Source of all draws; `Draws` where frames share them, or where the images are a
+            part of a batch.
 
     Returns:
         Shape (B, 3, H, W), float32.
@@ -90,7 +94,7 @@ def visible_view(images: Tensor, augmentation: Augmentation, generator: Generato
     return _view(images, augmentation, generator, augmentation.grey_probability)
 
 
-def _view(images: Tensor, a: Augmentation, generator: Generator, grey: float) -> Tensor:
+def _view(images: Tensor, a: Augmentation, generator: Generator | Draws, grey: float) -> Tensor:
     if a.scale == (1.0, 1.0):
         require_shape("visible_view", "images", images, ("B", "H", "W", 3))
         images = to_float(PadCropFlip(a.pad, a.flip)(images, generator))
@@ -106,14 +110,16 @@ def _view(images: Tensor, a: Augmentation, generator: Generator, grey: float) ->
 
 
 def visible_exchange_view(
-    images: Tensor, augmentation: Augmentation, generator: Generator
+    images: Tensor, augmentation: Augmentation, generator: Generator | Draws
 ) -> Tensor:
     """Second visible view: as `visible_view` but for the grey, then `ChannelExchange`."""
     images = _view(images, augmentation, generator, 0.0)
     return ChannelExchange(augmentation.grey)(images, generator)
 
 
-def infrared_view(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+def infrared_view(
+    images: Tensor, augmentation: Augmentation, generator: Generator | Draws
+) -> Tensor:
     """Infrared view: as `visible_view` but for the grey, then `ChannelAdapGray`."""
     return ChannelAdapGray()(_view(images, augmentation, generator, 0.0), generator)
 
