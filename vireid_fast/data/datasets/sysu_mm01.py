@@ -1,31 +1,23 @@
 """Reader of SYSU-MM01's layout: camK/<identity>/<image>, exp/{train,val,test}_id.{txt,mat}."""
 
 import re
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from vireid_fast.data.table import (
-    INFRARED,
-    MODALITY_NAMES,
-    SPLITS,
-    VISIBLE,
-    DatasetError,
-    ImageTable,
-    name_some,
-    untrainable,
+from vireid_fast.data.datasets.findings import (
+    Findings,
+    absence_problems,
+    is_image,
+    modality_findings,
+    overlap_problems,
+    parse_ids,
+    require_root,
 )
+from vireid_fast.data.table import INFRARED, SPLITS, VISIBLE, DatasetError, ImageTable, name_some
 
 VISIBLE_CAMERAS = (1, 2, 4, 5)
 INFRARED_CAMERAS = (3, 6)
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-
-@dataclass
-class _Findings:
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def read_sysu_layout(root: str | Path, *, strict: bool = True) -> ImageTable:
@@ -49,37 +41,20 @@ def read_sysu_layout(root: str | Path, *, strict: bool = True) -> ImageTable:
             lists are missing or empty, a list is no list of ids, an id is in two splits, an id of
             a split has no image, or a training identity has images of one modality only.
     """
-    root = Path(root)
-    if not root.is_dir():
-        got = "a file" if root.exists() else "no such folder"
-        raise DatasetError(
-            f"{root}: the data root must be a folder with cam1 ... cam6 and exp, got {got}. "
-            "Check data.root."
-        )
-    findings = _Findings()
+    root = require_root(root, "cam1 ... cam6 and exp")
+    findings = Findings()
     files = _list_cameras(root, findings)
-    if not files:
-        raise DatasetError(
-            "\n".join(
-                [
-                    f"{root}: the data root must hold images as camK/<identity>/<image>.jpg, "
-                    "got none. Check data.root and that the archive is unpacked.",
-                    *findings.problems,
-                    *findings.warnings,
-                ]
-            )
-        )
+    findings.require_images(files, root, "images as camK/<identity>/<image>.jpg")
     splits = {split: _read_split(root, split, findings) for split in SPLITS}
     table = _make_table(root, files, splits)
-    findings.problems += _split_problems(table)
-    findings.problems += untrainable(table, "train")
-    findings.warnings += _modality_warnings(table)
-    if strict and findings.problems:
-        raise DatasetError("\n".join(findings.problems))
-    return replace(table, problems=tuple(findings.problems), warnings=tuple(findings.warnings))
+    remedy = "Remove them from one list."
+    findings.problems += overlap_problems(root / "exp", splits, remedy)
+    findings.problems += absence_problems(table, "exp/{split}_id.txt")
+    modality_findings(table, findings)
+    return findings.finish(table, strict=strict)
 
 
-def _list_cameras(root: Path, findings: _Findings) -> list[tuple[int, int, int, str]]:
+def _list_cameras(root: Path, findings: Findings) -> list[tuple[int, int, int, str]]:
     """All images as (identity, camera, index, relative path), sorted."""
     files: list[tuple[int, int, int, str]] = []
     for camera in sorted(VISIBLE_CAMERAS + INFRARED_CAMERAS):
@@ -94,7 +69,7 @@ def _list_cameras(root: Path, findings: _Findings) -> list[tuple[int, int, int, 
     return sorted(files)
 
 
-def _list_camera(root: Path, camera: int, findings: _Findings) -> list[tuple[int, int, int, str]]:
+def _list_camera(root: Path, camera: int, findings: Findings) -> list[tuple[int, int, int, str]]:
     files: list[tuple[int, int, int, str]] = []
     names: dict[int, str] = {}
     ignored, empty = [], []
@@ -113,7 +88,7 @@ def _list_camera(root: Path, camera: int, findings: _Findings) -> list[tuple[int
             )
             continue
         names[identity] = folder.name
-        images = sorted(name.name for name in folder.iterdir() if _is_image(name))
+        images = sorted(name.name for name in folder.iterdir() if is_image(name))
         if not images:
             empty.append(folder.name)
         files += [
@@ -132,16 +107,12 @@ def _list_camera(root: Path, camera: int, findings: _Findings) -> list[tuple[int
     return files
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _read_split(root: Path, split: str, findings: _Findings) -> np.ndarray:
+def _read_split(root: Path, split: str, findings: Findings) -> np.ndarray:
     """Ascending identities of one split; a missing or damaged list is a finding."""
     text, matlab = root / "exp" / f"{split}_id.txt", root / "exp" / f"{split}_id.mat"
     try:
         if text.is_file():
-            source, ids = text, _parse_ids(text)
+            source, ids = text, parse_ids(text)
         elif matlab.is_file():
             source, ids = matlab, _read_matlab_ids(matlab)
         else:
@@ -162,20 +133,6 @@ def _read_split(root: Path, split: str, findings: _Findings) -> np.ndarray:
     if ids and len(unique) < len(ids):
         findings.warnings.append(f"{source}: {len(ids) - len(unique)} ids are listed repeatedly.")
     return unique
-
-
-def _parse_ids(path: Path) -> list[int]:
-    try:
-        words = re.split(r"[\s,]+", path.read_text(encoding="utf-8-sig").strip(" \t\r\n,"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: the id list must be a readable text, got {error}.") from error
-    for position, word in enumerate(words, start=1):
-        if word and not re.fullmatch(r"[0-9]+", word):
-            raise DatasetError(
-                f"{path}: the id list must hold numbers separated by commas, got {word!r} as "
-                f"entry {position}. Repair the list."
-            )
-    return [int(word) for word in words if word]
 
 
 def _read_matlab_ids(path: Path) -> list[int]:
@@ -212,34 +169,3 @@ def _make_table(
         image_indices=np.asarray(image_indices, np.int64),
         splits=splits,
     )
-
-
-def _split_problems(table: ImageTable) -> list[str]:
-    problems = []
-    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        both = np.intersect1d(table.splits[first], table.splits[second])
-        if both.size:
-            problems.append(
-                f"{table.root / 'exp'}: an identity must be in one split only, got {both.size} "
-                f"in {first} and {second}: {name_some(both)}. Remove them from one list."
-            )
-    for split, ids in table.splits.items():
-        absent = np.setdiff1d(ids, table.person_ids)
-        if absent.size:
-            problems.append(
-                f"{table.root}: every {split} identity must have images, got {absent.size} "
-                f"without any: {name_some(absent)}. Restore their folders, or remove these ids "
-                f"from exp/{split}_id.txt."
-            )
-    return problems
-
-
-def _modality_warnings(table: ImageTable) -> list[str]:
-    """Identities that can be evaluated but never matched across modalities."""
-    return [
-        f"{table.root}: {len(ids)} {split} identities have no {MODALITY_NAMES[modality]} image: "
-        f"{name_some(ids)}. They give queries without a match, or none at all."
-        for split in ("val", "test")
-        for modality, ids in table.lacking_modality(split).items()
-        if ids
-    ]
