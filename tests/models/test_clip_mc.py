@@ -232,6 +232,8 @@ def test_backends_are_one_function_with_one_state_dict(name, options):
 @pytest.mark.parametrize("name", SIZES)
 def test_gradients_reach_what_is_learned_and_not_the_frozen_tower(name):
     model = _model(name, meta_network=True)
+    # Its one hidden unit must be alive.
+    model.context.meta_network[0].bias.data.fill_(3.0)
     out = model(_images(2), _images(2, 1))
     sum(part.square().sum() for part in (out.complete, out.instance, out.pooled)).backward()
     for key, parameter in model.named_parameters():
