@@ -4,6 +4,7 @@ from vireid_fast.nn.attention_pool import AttentionPool2d
 from vireid_fast.nn.bnneck import BNNeck
 from vireid_fast.nn.cross_modal_attention import CrossModalAttention
 from vireid_fast.nn.cross_modal_interaction import CrossModalInteraction
+from vireid_fast.nn.global_batch_norm import global_batch_norm
 from vireid_fast.nn.instance_prompts import InstancePromptGenerator
 from vireid_fast.nn.modality_compensation import ModalityCompensation
 from vireid_fast.nn.modality_context import ModalityContext
@@ -32,4 +33,5 @@ __all__ = [
     "SemanticIntegration",
     "TokenInjection",
     "check_tower",
+    "global_batch_norm",
 ]

@@ -1,0 +1,366 @@
+"""Several processes that train as one.
+
+Every process encodes its part of a batch, gathers the features of all, and computes the same loss
+L of the whole batch. The trainer divides L by the number of processes n, goes backward, and sums
+the gradients of every parameter over the processes. The result is the gradient of L itself:
+
+- Behind the gather each process finds dL/dw / n, and n of them sum to dL/dw.
+- The gather's backward sums dL/df / n over the processes, so each sends dL/df of its own rows f
+  into its encoder; a parameter's sum over processes is then its sum over all rows.
+"""
+
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vireid_fast._checks import require, sentence
+from vireid_fast.nn.collectives import CollectiveError, all_gather, all_reduce_sum
+
+WHAT = "distributed"
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets."""
+
+BUCKET = 1 << 23
+"""Elements of the gradients that are summed in one message, at least: 32 MiB of float32."""
+
+FAILED = "failed"
+"""Key under which the first process that fails says so."""
+
+Value = TypeVar("Value")
+
+
+class World:
+    """The processes of a run; one alone does nothing that costs.
+
+    Used as a context manager it ends the process group, tells the others when this process fails,
+    and names the process that failed first when this one is left alone.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Device of this process.
+    """
+
+    def __init__(self, rank: int, size: int, device: str, store: dist.Store | None = None) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+        self._store = store
+        self._calls = 0
+
+    @classmethod
+    def single(cls, device: str = "cpu") -> "World":
+        """This process alone."""
+        return cls(0, 1, device)
+
+    @classmethod
+    def from_environment(cls, device: str = "cpu", *, timeout: float = 60.0) -> "World":
+        """The processes that torchrun started, or this one alone.
+
+        CPU tensors travel by gloo, CUDA tensors by NCCL; each process has the GPU of its
+        LOCAL_RANK.
+
+        Args:
+            device: "cpu" or "cuda".
+            timeout: Seconds after which a process that waits for the tensors of another gives up.
+
+        Raises:
+            ValueError: A variable of torchrun or the device does not fit.
+            CollectiveError: The other processes did not come within `timeout`.
+        """
+        if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+            return cls.single(device)
+        rank, size, local = _read_environment()
+        if size == 1:
+            return cls.single(device)
+        place = _place(device, local)
+        limit = timedelta(seconds=timeout)
+        backend = "gloo" if place == "cpu" else "cpu:gloo,cuda:nccl"
+        try:
+            store, _, _ = next(iter(dist.rendezvous("env://", timeout=limit)))
+            dist.init_process_group(
+                backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size,
+                timeout=limit,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise CollectiveError(
+                sentence(
+                    WHAT, f"all {size} processes", f"meet within {timeout:g} s",
+                    str(error).rstrip("."), "See what the other processes printed.",
+                )
+            ) from error  # fmt: skip
+        return cls(rank, size, place, dist.PrefixStore("world", store))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes, logs and validates."""
+        return self.rank == 0
+
+    def row_slice(self, count: int) -> slice:
+        """This process's rows of `count`, in rank order; the first ranks may have one more."""
+        short, longer = divmod(count, self.size)
+        start = self.rank * short + min(self.rank, longer)
+        return slice(start, start + short + (self.rank < longer))
+
+    def identity_slice(self, identities: int, instances: int) -> slice:
+        """This process's rows of a batch of P identities in turn, K rows each.
+
+        Args:
+            identities: P, a multiple of the number of processes.
+            instances: K.
+
+        Raises:
+            ValueError: P cannot be shared equally.
+        """
+        lower = identities - identities % self.size
+        fitting = [str(number) for number in (lower, lower + self.size) if number]
+        require(
+            identities % self.size == 0, WHAT, "identities",
+            f"be a multiple of the {self.size} processes", identities,
+            f"Set sampler.identities to {' or '.join(fitting)}, or start another number of them.",
+        )  # fmt: skip
+        rows = identities // self.size * instances
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Rows of all processes in rank order, with gradient.
+
+        Backward sums the gradients that arrive in all processes and hands each its own rows, see
+        the top of this file.
+
+        Args:
+            tensor: Shape (b, ...); b may differ between processes and be 0.
+
+        Returns:
+            Shape (sum of all b, ...).
+
+        Raises:
+            ValueError: Rows of another size, or a gradient wanted in some processes only.
+        """
+        if self.size == 1:
+            return tensor
+        require(tensor.dim() > 0, WHAT, "a gathered tensor", "have rows", "a scalar")
+        wanted = tensor.requires_grad and torch.is_grad_enabled()
+        # Sizes travel as CPU tensors, which no GPU is waited for.
+        head = torch.tensor([len(tensor), math.prod(tensor.shape[1:]), int(wanted)])
+        heads = [tuple(other.tolist()) for other in all_gather(head)]
+        require(
+            len({head[1:] for head in heads}) == 1, WHAT, "gathered tensors",
+            "have rows of one size and alike require a gradient in all processes",
+            f"(rows, row size, gradient) {', '.join(map(str, heads))}",
+        )  # fmt: skip
+        return _Gather.apply(tensor, [head[0] for head in heads], self.rank)
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of all processes, in place.
+
+        A gradient that is None in some processes counts as zeros there; one that is None in all
+        stays None, so that the optimiser skips it as it does in one process.
+
+        Args:
+            parameters: The same ones in the same order in every process.
+        """
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        present = all_reduce_sum(present).tolist()
+        waiting: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for parameter, processes in zip(parameters, present, strict=True):
+            if not processes:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket = waiting.setdefault((parameter.grad.dtype, parameter.grad.device), [])
+            bucket.append(parameter.grad)
+            if sum(gradient.numel() for gradient in bucket) >= BUCKET:
+                _sum_together(bucket)
+                bucket.clear()
+        for bucket in waiting.values():
+            _sum_together(bucket)
+
+    def first(self, build: Callable[[], Value]) -> Value:
+        """`build()` in the first process, then in the others, which find what it left on disk."""
+        if not self.is_main:
+            self.barrier()
+            return build()
+        value = build()
+        self.barrier()
+        return value
+
+    def broadcast_object(self, value: Any) -> Any:
+        """The first process's value, which may take it any time to make; pickled."""
+        if self.size == 1:
+            return value
+        key = self._key("object")
+        if self.is_main:
+            self._store.set(key, pickle.dumps(value))
+            return value
+        return self._read(key)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The values of all processes in rank order; pickled, for a few small ones."""
+        if self.size == 1:
+            return [value]
+        key = self._key("objects")
+        self._store.set(f"{key}/{self.rank}", pickle.dumps(value))
+        return [self._read(f"{key}/{rank}") for rank in range(self.size)]
+
+    def barrier(self) -> None:
+        """Wait for all processes, however long one works alone."""
+        if self.size == 1:
+            return
+        key = self._key("barrier")
+        if self._store.add(key, 1) == self.size:
+            self._store.set(f"{key}/open", "")
+        self._wait(f"{key}/open")
+
+    def close(self) -> None:
+        """End the process group, all processes together; called twice it does nothing."""
+        if self._store is None:
+            return
+        self.barrier()
+        # The first process may hold the store, so it is the last to leave.
+        key = self._key("left")
+        if self._store.add(key, 1) == self.size:
+            self._store.set(f"{key}/all", "")
+        if self.is_main:
+            self._wait(f"{key}/all")
+        dist.destroy_process_group()
+        self._store = None
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._store is not None:
+            self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave without the others, who shall know why; name who failed before this process."""
+        store, self._store = self._store, None
+        own = f"process {self.rank} failed: {type(error).__name__}: {error}"
+        first = own
+        # The store is gone where it was held by a process that ended.
+        with suppress(RuntimeError):
+            first = store.compare_set(FAILED, "", own).decode()
+        if self.device == "cpu":
+            # Closed connections wake the others. NCCL would wait for them instead.
+            dist.destroy_process_group()
+        if isinstance(error, CollectiveError) and first != own:
+            raise CollectiveError(_left_alone(first)) from error
+
+    def _key(self, kind: str) -> str:
+        self._calls += 1
+        return f"{self._calls}/{kind}"
+
+    def _read(self, key: str) -> Any:
+        self._wait(key)
+        return pickle.loads(self._store.get(key))
+
+    def _wait(self, key: str) -> None:
+        """Wait for a key, without limit while no process has failed.
+
+        Polls, because a wait in the store that times out writes warnings to the terminal.
+        """
+        pause = 0.001
+        try:
+            while not self._store.check([key]):
+                if self._store.check([FAILED]):
+                    raise CollectiveError(_left_alone(self._store.get(FAILED).decode()))
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
+        except dist.DistError as error:
+            raise CollectiveError(_left_alone(str(error).rstrip("."))) from error
+
+
+class _Gather(torch.autograd.Function):
+    """All rows in rank order; backward: this process's rows of the summed gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, counts: list[int], rank: int) -> Tensor:
+        ctx.start = sum(counts[:rank])
+        ctx.count = counts[rank]
+        padded = tensor
+        if len(tensor) < max(counts):
+            padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+            padded[: len(tensor)] = tensor
+        parts = all_gather(padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        total = all_reduce_sum(grad.to(wide, copy=True, memory_format=torch.contiguous_format))
+        return total[ctx.start : ctx.start + ctx.count].to(grad.dtype), None, None
+
+
+def _sum_together(gradients: list[Tensor]) -> None:
+    if not gradients:
+        return
+    flat = all_reduce_sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _left_alone(reason: str) -> str:
+    return sentence(
+        WHAT, "all processes", "go on to the end", reason,
+        "Repair that one; --resume continues after the last checkpoint.",
+    )  # fmt: skip
+
+
+def _read_environment() -> tuple[int, int, int]:
+    """RANK, WORLD_SIZE and LOCAL_RANK."""
+    remedy = "Start with torchrun --nproc-per-node N -m vireid_fast train ..."
+    absent = [name for name in VARIABLES if name not in os.environ]
+    require(
+        not absent, WHAT, "the environment", f"hold {', '.join(VARIABLES)} or neither RANK nor "
+        "WORLD_SIZE", f"no {', '.join(absent)}", remedy,
+    )  # fmt: skip
+    values = []
+    for name in VARIABLES[:3]:
+        text = os.environ[name]
+        require(text.isdecimal(), WHAT, name, "be a number", repr(text), remedy)
+        values.append(int(text))
+    rank, size, local = values
+    require(rank < size, WHAT, "RANK", f"be below WORLD_SIZE {size}", rank, remedy)
+    return rank, size, local
+
+
+def _place(device: str, local: int) -> str:
+    """Device of the process with this local rank."""
+    require(
+        device in ("cpu", "cuda"), WHAT, "device", "be cpu or cuda with several processes",
+        repr(device), "Each process takes the GPU of its LOCAL_RANK.",
+    )  # fmt: skip
+    if device == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    require(
+        local < count, WHAT, "LOCAL_RANK", f"be below the {count} GPUs of this machine", local,
+        "Start at most as many processes as there are GPUs, or add device=cpu.",
+    )  # fmt: skip
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"

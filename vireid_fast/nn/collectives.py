@@ -1,0 +1,54 @@
+"""The two collectives that everything distributed is made of, with their errors.
+
+Both run on the default process group, or on `group`; every process must reach them in the same
+order.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vireid_fast._checks import sentence
+
+
+class CollectiveError(RuntimeError):
+    """Another process did not take part: it failed, ended, or went another way."""
+
+
+def group_size(group: dist.ProcessGroup | None = None) -> int:
+    """Number of processes; 1 where no process group was made."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(group)
+
+
+def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Sum over processes, the same bits on each. `tensor` is overwritten and returned."""
+    with _named("all_reduce"):
+        dist.all_reduce(tensor, group=group)
+    return tensor
+
+
+def all_gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """The tensors of all processes in rank order, which have one shape and dtype."""
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(group_size(group))]
+    with _named("all_gather"):
+        dist.all_gather(parts, tensor, group=group)
+    return parts
+
+
+@contextmanager
+def _named(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise CollectiveError(
+            sentence(
+                "distributed", f"all processes' {operation}", "be reached by each of them",
+                str(error).rstrip("."), "See what the other processes printed.",
+            )
+        ) from error  # fmt: skip
