@@ -164,11 +164,22 @@ def evaluate(
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", "-r", help="Run to evaluate.")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="sysu/agw (default) or sysu/official.")
+        str | None,
+        typer.Option(
+            help="sysu/agw (default), sysu/official, regdb/agw, regdb/mpanet, llcm/paper, "
+            "llcm/official-code, llcm/idkl, vcm/mitml, bupt/full, bupt/official-bs64, market1501."
+        ),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="all (default) or indoor.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="all or indoor (sysu), infrared-visible or visible-infrared (regdb, llcm, vcm, "
+            "bupt), all (market1501), or each. Left out: all, or both directions."
+        ),
+    ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="Gallery images per identity and camera; default 1.")
+        int | None,
+        typer.Option(help="Gallery images per identity and camera, where drawn; default 1."),
     ] = None,
     permutations: Annotated[
         Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
@@ -188,14 +199,15 @@ def evaluate(
     """
     from vireid_fast._checks import require
     from vireid_fast.config import EvaluationConfig
-    from vireid_fast.engine.evaluation_files import evaluate_files
-    from vireid_fast.engine.run_folder import RunFolder
-    from vireid_fast.engine.workflow import evaluate_run, extract_run
+    from vireid_fast.engine.evaluation_files import evaluate_files, override_settings
 
-    parameters, settings = _rerank(rerank), EvaluationConfig()
+    parameters = _rerank(rerank)
     require(run is not None or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
             "no --run")  # fmt: skip
     if run is not None:
+        from vireid_fast.engine.run_folder import RunFolder
+        from vireid_fast.engine.workflow import evaluate_run, extract_run
+
         others = [str(path) for path in (query, gallery, features) if path is not None]
         require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
         opened = RunFolder.open(run)
@@ -203,16 +215,14 @@ def evaluate(
             _show(evaluate_run(opened, skip_bad=skip_bad_images), json_file)
             _say(f"written: {opened.results_file}")
             return
-        settings = opened.config().evaluation
+        own = opened.config().evaluation
+        protocol, mode, shots = override_settings(own, protocol, mode, shots)
         features, _ = extract_run(opened, skip_bad=skip_bad_images)
-    result = evaluate_files(
-        query, gallery, features,
-        protocol=settings.protocol if protocol is None else protocol,
-        mode=settings.mode if mode is None else mode,
-        shots=settings.shots if shots is None else shots,
-        permutations=permutations, metric=metric, rerank=parameters,
+    results = evaluate_files(
+        query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
+        shots=shots, permutations=permutations, metric=metric, rerank=parameters,
     )  # fmt: skip
-    _show({"reranked" if rerank else "plain": result}, json_file)
+    _show(results, json_file)
 
 
 @app.command()

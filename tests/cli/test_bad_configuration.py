@@ -163,8 +163,8 @@ def test_a_weights_card_that_cannot_be_read(vireid, pristine_root, tmp_path, car
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("evaluation.protocol=sysu", "evaluation.protocol must be one of ['sysu/agw', "
-         "'sysu/official'], got 'sysu'"),
+        ("evaluation.protocol=sysu", "evaluation.protocol must be one of ['bupt/full', "
+         "'bupt/official-bs64', "),
         ("evaluation.mode=outdoor", "evaluation.mode must be one of ['all', 'indoor'] for "
          "sysu/agw, got 'outdoor'"),
         ("csdn.context_length=5", "context_length must be 4, the number of tokens that the "

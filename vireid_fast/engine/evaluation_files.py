@@ -10,18 +10,80 @@ import torch.nn.functional as F
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast._files import atomic_write
-from vireid_fast.data.feature_files import read_features
+from vireid_fast.config import EvaluationConfig
+from vireid_fast.data.feature_files import (
+    PROCESSING_PREFIX,
+    SPLIT_NOTE,
+    read_features,
+    read_metadata,
+)
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.engine.progress import progress_bar
 from vireid_fast.ops import smallest_k
-from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate, evaluate_pair
+from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_modes, evaluate_pair
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
+from vireid_fast.retrieval.protocols import default_modes, protocol_modes
 from vireid_fast.retrieval.rerank import rerank
+
+EACH = "each"
+"""As a mode: every mode of the protocol."""
 
 
 def read_feature_set(path: Path) -> FeatureSet:
     """A feature file as a checked feature set."""
     return feature_set_from_arrays(read_features(path), str(path))
+
+
+def processing_notes(processing: Mapping[str, str], split: int | None = None) -> dict[str, str]:
+    """Metadata of a feature file that says how its features were made.
+
+    Args:
+        processing: In words by name, as of `EvaluationResult`.
+        split: Number of the data set's split that the model was trained on, where it has several.
+    """
+    notes = {f"{PROCESSING_PREFIX}{name}": words for name, words in processing.items()}
+    return notes if split is None else {**notes, SPLIT_NOTE: str(split)}
+
+
+def read_processing(*paths: Path) -> tuple[dict[str, str], int | None]:
+    """How the features of one or several files were made, and the split of their model.
+
+    Returns:
+        What the metadata state: processing in words by name, and the split or None.
+
+    Raises:
+        ValueError: Two files contradict each other, or a split is no number.
+    """
+    stated: dict[str, str] = {}
+    for path in paths:
+        for name, words in read_metadata(path).items():
+            if name != SPLIT_NOTE and not name.startswith(PROCESSING_PREFIX):
+                continue
+            require(
+                stated.setdefault(name, words) == words, str(path), f"metadata {name!r}",
+                f"be {stated[name]!r} as in {paths[0]}", repr(words),
+                "Compare features that were made alike.",
+            )  # fmt: skip
+    split = stated.pop(SPLIT_NOTE, None)
+    require(
+        split is None or split.isdecimal(), str(paths[0]), f"metadata {SPLIT_NOTE!r}",
+        "be a whole number", repr(split),
+    )  # fmt: skip
+    made = {name.removeprefix(PROCESSING_PREFIX): words for name, words in stated.items()}
+    return made, None if split is None else int(split)
+
+
+def override_settings(
+    own: EvaluationConfig, protocol: str | None, mode: str | None, shots: int | None
+) -> tuple[str, str | None, int | None]:
+    """Protocol, mode and shots of a run where options do not say else.
+
+    Under a protocol of another data set the run's mode and shots mean nothing: None.
+    """
+    chosen = protocol or own.protocol
+    if chosen.partition("/")[0] != own.protocol.partition("/")[0]:
+        return chosen, mode, shots
+    return chosen, mode or own.mode, own.shots if shots is None else shots
 
 
 def evaluate_files(
@@ -30,16 +92,31 @@ def evaluate_files(
     features: Path | None,
     *,
     protocol: str,
-    mode: str,
-    shots: int,
+    mode: str | None,
+    shots: int | None,
     permutations: Path | None,
     metric: str | None,
     rerank: tuple[int, int, float] | None,
-) -> EvaluationResult:
-    """Evaluate a query and a gallery file, or draw both from one file.
+) -> dict[str, EvaluationResult]:
+    """Evaluate a query and a gallery file, or take both from one file.
+
+    Args:
+        query: Feature file of the queries, with `gallery`.
+        gallery: Feature file of the gallery.
+        features: Feature file to take both from.
+        protocol: Name of the protocol.
+        mode: Mode of the protocol, or "each"; None: its usual ones (`default_modes`).
+        shots: As of `evaluate`; None: 1.
+        permutations: `rand_perm_cam.mat`, for sysu/official.
+        metric: As of `evaluate`.
+        rerank: As of `evaluate`.
+
+    Returns:
+        The result called "plain" or "reranked", or, of several modes, one under each name.
 
     Raises:
-        ValueError: Neither or both ways are given, or see `retrieval.evaluation`.
+        ValueError: Neither or both ways are given, an option does not belong to the way, or see
+            `retrieval.evaluation`.
     """
     pair = query is not None and gallery is not None
     require(
@@ -47,17 +124,35 @@ def evaluate_files(
         "eval", "source", "be --query with --gallery, or --features, or --run",
         f"--query {query}, --gallery {gallery}, --features {features}",
     )  # fmt: skip
+    name = "plain" if rerank is None else "reranked"
     with progress_bar("evaluating") as advance:
-        if features is not None:
-            orders = None if permutations is None else read_permutations(permutations)
-            return evaluate(
-                read_feature_set(features), protocol, mode, shots,
-                permutations=orders, metric=metric, rerank=rerank, progress=advance,
-            )  # fmt: skip
-        return evaluate_pair(
-            read_feature_set(query), read_feature_set(gallery), protocol,
-            metric=metric, rerank=rerank, progress=advance,
+        if pair:
+            for option, value in (("--mode", mode), ("--shots", shots)):
+                require(
+                    value is None, "eval", option, "be left out with --query and --gallery", value
+                )
+            processing, split = read_processing(query, gallery)
+            return {name: evaluate_pair(
+                read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
+                rerank=rerank, processing=processing, split=split, progress=advance,
+            )}  # fmt: skip
+        orders = None if permutations is None else read_permutations(permutations)
+        processing, split = read_processing(features)
+        results = evaluate_modes(
+            read_feature_set(features), protocol, _modes(protocol, mode),
+            1 if shots is None else shots, permutations=orders, metric=metric, rerank=rerank,
+            processing=processing, split=split, progress=advance,
         )  # fmt: skip
+    if len(results) > 1:
+        return results
+    (result,) = results.values()
+    return {name: result}
+
+
+def _modes(protocol: str, mode: str | None) -> tuple[str, ...]:
+    if mode is None:
+        return default_modes(protocol)
+    return protocol_modes(protocol) if mode == EACH else (mode,)
 
 
 def results_json(results: Mapping[str, EvaluationResult]) -> str:
