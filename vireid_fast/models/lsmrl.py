@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vireid_fast._checks import positive_int, require, require_choice, require_shape
 from vireid_fast.clip.model import CLIP
 from vireid_fast.models.spatial_temporal import SpatialTemporalEncoder
+from vireid_fast.models.two_stem import MODALITIES
 from vireid_fast.nn import (
     BNNeck,
     CrossModalInteraction,
@@ -21,8 +22,6 @@ from vireid_fast.nn import (
     PromptTextEncoder,
     SemanticDiffusion,
 )
-
-MODALITIES = ("visible", "infrared")
 
 
 class ClipFeatures(NamedTuple):
