@@ -1,6 +1,5 @@
 """Reader of SYSU-MM01's layout: camK/<identity>/<image>, exp/{train,val,test}_id.{txt,mat}."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,14 @@ import numpy as np
 from vireid_fast.data.datasets.findings import (
     Findings,
     absence_problems,
-    is_image,
+    count_up,
     modality_findings,
     overlap_problems,
     parse_ids,
     require_root,
 )
-from vireid_fast.data.table import INFRARED, SPLITS, VISIBLE, DatasetError, ImageTable, name_some
+from vireid_fast.data.datasets.listings import list_identities
+from vireid_fast.data.table import INFRARED, SPLITS, VISIBLE, DatasetError, ImageTable
 
 VISIBLE_CAMERAS = (1, 2, 4, 5)
 INFRARED_CAMERAS = (3, 6)
@@ -54,57 +54,19 @@ def read_sysu_layout(root: str | Path, *, strict: bool = True) -> ImageTable:
     return findings.finish(table, strict=strict)
 
 
-def _list_cameras(root: Path, findings: Findings) -> list[tuple[int, int, int, str]]:
-    """All images as (identity, camera, index, relative path), sorted."""
-    files: list[tuple[int, int, int, str]] = []
+def _list_cameras(root: Path, findings: Findings) -> list[tuple[int, int, str]]:
+    """All images as (identity, camera, relative path), sorted."""
+    files: list[tuple[int, int, str]] = []
     for camera in sorted(VISIBLE_CAMERAS + INFRARED_CAMERAS):
         folder = root / f"cam{camera}"
-        found = _list_camera(root, camera, findings) if folder.is_dir() else []
+        found = list_identities(root, folder, findings) if folder.is_dir() else []
         if not found:
             state = "holds no image" if folder.is_dir() else "is missing"
             findings.problems.append(
                 f"{folder}: the camera folder {state}. Restore it from the original archive."
             )
-        files += found
+        files += [(identity, camera, path) for identity, path in found]
     return sorted(files)
-
-
-def _list_camera(root: Path, camera: int, findings: Findings) -> list[tuple[int, int, int, str]]:
-    files: list[tuple[int, int, int, str]] = []
-    names: dict[int, str] = {}
-    ignored, empty = [], []
-    camera_folder = root / f"cam{camera}"
-    for folder in sorted(camera_folder.iterdir()):
-        if folder.name.startswith("."):
-            continue
-        if not (folder.is_dir() and re.fullmatch(r"[0-9]+", folder.name)):
-            ignored.append(folder.name)
-            continue
-        identity = int(folder.name)
-        if identity in names:
-            findings.problems.append(
-                f"{camera_folder}: folders must name different identities, got "
-                f"{names[identity]} and {folder.name}. Merge or rename one of them."
-            )
-            continue
-        names[identity] = folder.name
-        images = sorted(name.name for name in folder.iterdir() if is_image(name))
-        if not images:
-            empty.append(folder.name)
-        files += [
-            (identity, camera, index, f"{camera_folder.name}/{folder.name}/{image}")
-            for index, image in enumerate(images, start=1)
-        ]
-    if ignored:
-        findings.warnings.append(
-            f"{camera_folder}: ignored what is not a folder named by an identity number: "
-            f"{name_some(ignored)}."
-        )
-    if empty:
-        findings.warnings.append(
-            f"{camera_folder}: {len(empty)} identity folders hold no image: {name_some(empty)}."
-        )
-    return files
 
 
 def _read_split(root: Path, split: str, findings: Findings) -> np.ndarray:
@@ -156,16 +118,16 @@ def _read_matlab_ids(path: Path) -> list[int]:
 
 
 def _make_table(
-    root: Path, files: list[tuple[int, int, int, str]], splits: dict[str, np.ndarray]
+    root: Path, files: list[tuple[int, int, str]], splits: dict[str, np.ndarray]
 ) -> ImageTable:
-    person_ids, camera_ids, image_indices, paths = zip(*files, strict=True)
-    cameras = np.asarray(camera_ids, np.int64)
+    person_ids, camera_ids, paths = zip(*files, strict=True)
+    people, cameras = np.asarray(person_ids, np.int64), np.asarray(camera_ids, np.int64)
     return ImageTable(
         root=root,
         paths=paths,
-        person_ids=np.asarray(person_ids, np.int64),
+        person_ids=people,
         camera_ids=cameras,
         modality=np.where(np.isin(cameras, INFRARED_CAMERAS), INFRARED, VISIBLE),
-        image_indices=np.asarray(image_indices, np.int64),
+        image_indices=count_up(people, cameras),
         splits=splits,
     )
