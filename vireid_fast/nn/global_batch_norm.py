@@ -133,7 +133,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
             grad_weight = (sums[1] * scale).to(weight.dtype)
             grad_bias = sums[0].to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            first, second = all_reduce_sum(sums, ctx.group) / count
+            first, second = all_reduce_sum(sums.clone(), ctx.group) / count
             factor = scale if weight is None else scale * weight
             grad_x = centred.mul_((-second * scale.square()).to(wide).view(shape))
             grad_x = grad_x.add_(grad_y).sub_(first.to(wide).view(shape))
