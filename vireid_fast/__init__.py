@@ -23,7 +23,7 @@ from vireid_fast.ops import (
     reciprocal_weights,
     smallest_k,
 )
-from vireid_fast.retrieval.evaluation import evaluate, evaluate_pair
+from vireid_fast.retrieval.evaluation import evaluate, evaluate_modes, evaluate_pair
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.rerank import rerank, rerank_distances
 
@@ -36,6 +36,7 @@ __all__ = [
     "attention_plan",
     "cross_modal_attention",
     "evaluate",
+    "evaluate_modes",
     "evaluate_pair",
     "expand_query",
     "inject_tokens",
