@@ -6,8 +6,9 @@ A strict reader raises everything it found at once; a lenient one returns it wit
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -91,23 +92,28 @@ def existing(root: Path, paths: Iterable[str], source: object, findings: Finding
     return present
 
 
-def overlap_problems(where: object, splits: dict[str, np.ndarray], remedy: str) -> list[str]:
+def overlap_problems(
+    where: object,
+    splits: dict[str, np.ndarray],
+    remedy: str,
+    names: Mapping[int, str] | None = None,
+) -> list[str]:
     """One sentence for each two splits that share identities.
 
     Args:
         where: Folder or file that defines the splits.
         splits: Split -> identities.
         remedy: What to do about it.
+        names: Identity -> its name, where the set has names.
     """
-    names = list(splits)
-    pairs = [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
     problems = []
-    for first, second in pairs:
-        both = np.intersect1d(splits[first], splits[second])
-        if both.size:
+    for first, second in combinations(splits, 2):
+        both = np.intersect1d(splits[first], splits[second]).tolist()
+        if both:
+            some = name_some((names or {}).get(identity, identity) for identity in both)
             problems.append(
-                f"{where}: an identity must be in one split only, got {both.size} "
-                f"in {first} and {second}: {name_some(both)}. {remedy}"
+                f"{where}: an identity must be in one split only, got {len(both)} "
+                f"in {first} and {second}: {some}. {remedy}"
             )
     return problems
 

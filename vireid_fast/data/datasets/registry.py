@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vireid_fast.data.datasets.llcm import read_llcm
+from vireid_fast.data.datasets.manifest import read_manifest
+from vireid_fast.data.datasets.regdb import NUM_SPLITS, read_regdb
 from vireid_fast.data.datasets.sysu_mm01 import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
 from vireid_fast.data.structure import CameraCount, Structure, sysu_sizes
 from vireid_fast.data.table import ImageTable
@@ -80,6 +83,27 @@ def _uniform_structure(identities: Mapping[str, int], views: int) -> Structure:
     )
 
 
+# mangye16/Cross-Modal-Re-ID-baseline@e817a26: ten images of 412 persons in each modality; every
+# split has half of the persons.
+_REGDB_HALF = {"visible": 2060, "infrared": 2060}
+_REGDB = Structure(
+    identities={"train": 206, "test": 206},
+    rows={"train": _REGDB_HALF, "test": _REGDB_HALF},
+    total={"visible": 4120, "infrared": 4120},
+)
+
+# Remembered, not read from the files, which are not public: 713 and 351 identities and the images
+# of each part. The sums agree with the README of ZYK100/LLCM@886e27c: 1,064 identities and 46,767
+# images, 15,846 of them in the test folders.
+_LLCM = Structure(
+    identities={"train": 713, "test": 351},
+    rows={
+        "train": {"visible": 16946, "infrared": 13975},
+        "test": {"visible": 8680, "infrared": 7166},
+    },
+    total={"visible": 25626, "infrared": 21141},
+)
+
 DATASETS: dict[str, Dataset] = {
     "sysu_mm01": Dataset(read_sysu_layout, _SYSU_MM01, sizes=sysu_sizes),
     "scene_regions": Dataset(
@@ -87,4 +111,7 @@ DATASETS: dict[str, Dataset] = {
         _uniform_structure({"train": 601, "val": 85, "test": 225}, views=2),
         sizes=sysu_sizes,
     ),
+    "regdb": Dataset(read_regdb, _REGDB, splits=NUM_SPLITS),
+    "llcm": Dataset(read_llcm, _LLCM),
+    "manifest": Dataset(read_manifest),
 }
