@@ -122,7 +122,7 @@ def _draws(tracklets: int, frames: int, source: Generator | Draws) -> np.ndarray
 
 
 def _distinct(draws: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """T distinct frames of each tracklet, ascending, every set equally likely; meaningless if n < T.
+    """T distinct ascending frames, every set of them equally likely; meaningless where n < T.
 
     Draw i picks one of the n - i frames that are left; its number among these becomes one among
     all by passing the frames chosen before, in ascending order.
