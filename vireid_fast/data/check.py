@@ -59,7 +59,7 @@ class CheckReport:
 
     def _lines(self) -> Iterator[str]:
         for name, *cells in self._table():
-            yield f"  {name:10}" + "".join(f"{cell:>12}" for cell in cells)
+            yield f"  {name:10}" + "".join(f"{cell:>12}" for cell in cells).rstrip()
         for name, count in self.counted.sizes.items():
             yield f"  {name}: {count:,} {self.counted.unit}"
         yield from (f"problem: {problem}" for problem in self.problems)

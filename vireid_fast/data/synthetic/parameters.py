@@ -34,7 +34,8 @@ def checked(what: str, parameters: P) -> P:
     Args:
         what: Name of the public function, for messages.
         parameters: Frozen dataclass; its fields among `identities`, `views`, `size`, `seed`,
-            `splits`, `tracklets`, `tracklet_frames`, `quality` and `camera_dropout` are checked.
+            `splits`, `test_share`, `tracklets`, `tracklet_frames`, `quality` and `camera_dropout`
+            are checked.
 
     Raises:
         TypeError, ValueError: One of them is unusable.
@@ -110,4 +111,5 @@ _CHECKS: dict[str, Callable[[str, str, Any], Any]] = {
     "tracklet_frames": _integer(1),
     "quality": _integer(1, 95),
     "camera_dropout": _share,
+    "test_share": _share,
 }

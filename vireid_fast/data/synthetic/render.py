@@ -1,7 +1,7 @@
 """From a person and a view to pixels: shading, shadows, occluders and the camera itself."""
 
 from functools import lru_cache
-from math import pi
+from math import cos, pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,12 @@ def render_person(
     require_integer(what, "view_seed", view_seed, 0)
     rng = _stream(attributes, camera_id, view_seed, PICTURES)
     return _render(attributes, CAMERAS[camera_id], camera_id, sample_view(rng), size)
+
+
+def faces_camera(attributes: Attributes, camera_id: int, view_seed: int) -> bool:
+    """Whether `render_person` shows the person rather from the front than from the back."""
+    view = sample_view(_stream(attributes, camera_id, view_seed, PICTURES))
+    return cos(view.yaw) > 0
 
 
 def render_tracklet(

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from vireid_fast._checks import require, require_choice
+from vireid_fast.data.synthetic.layouts.llcm import write_llcm_layout
+from vireid_fast.data.synthetic.layouts.manifest import write_manifest_layout
+from vireid_fast.data.synthetic.layouts.regdb import write_regdb_layout
 from vireid_fast.data.synthetic.layouts.sysu_mm01 import write_sysu_layout
 from vireid_fast.data.synthetic.people import Progress
 
 LAYOUTS: dict[str, Callable[..., bool]] = {
     "sysu_mm01": write_sysu_layout,
+    "regdb": write_regdb_layout,
+    "llcm": write_llcm_layout,
+    "manifest": write_manifest_layout,
 }
 
 
