@@ -8,16 +8,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vireid_fast._checks import require
+from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
 from vireid_fast.data.synthetic.attributes import require_integer
-from vireid_fast.data.synthetic.cameras import CAMERAS, INFRARED_CAMERAS, VISIBLE_CAMERAS
+from vireid_fast.data.table import ImageTable
+from vireid_fast.data.tracklets import TrackletTable
 
-SHEET_CAMERAS = VISIBLE_CAMERAS + INFRARED_CAMERAS
 PAPER = (245, 245, 243)
 GAP = 4
+Table = ImageTable | TrackletTable
 
 
 def contact_sheet(
-    source: str | Path | Sequence[Sequence[NDArray[np.uint8]]],
+    source: str | Path | Table | Sequence[Sequence[NDArray[np.uint8]]],
     *,
     identities: int = 8,
     views: int = 2,
@@ -26,26 +28,30 @@ def contact_sheet(
     """One row per person, visible cameras left, infrared ones right.
 
     Args:
-        source: Root folder of a set in SYSU-MM01's layout, or rows of uint8 images (H, W, 3).
-        identities: Rows to show of a folder, spread over all of its identities.
-        views: Pictures per camera to show of a folder.
+        source: A data set, or the folder of one in SYSU-MM01's layout, or rows of uint8 images
+            (H, W, 3).
+        identities: Rows to show of a data set, spread over all of its identities.
+        views: Pictures per camera to show of a data set; the first ones, of tracklets spread over
+            their frames.
         tile: Height and width of one picture on the sheet in pixels.
 
     Returns:
         RGB image.
 
     Raises:
-        ValueError: The folder holds no identity, or there is no picture.
+        ValueError: The folder is no such set, or there is no picture.
     """
     require_integer("contact_sheet", "identities", identities, 1)
     require_integer("contact_sheet", "views", views, 1)
     if isinstance(source, str | Path):
-        rows = _read_rows(Path(source), identities, views, tile)
+        source = read_sysu_layout(source, strict=False)
+    if isinstance(source, Table):
+        rows = _read_rows(source, identities, views, tile)
     else:
         rows = [[_fit(Image.fromarray(image), tile) for image in row] for row in source]
     require(
         any(rows), "contact_sheet", "source", "hold at least one picture", "none",
-        "Pass a folder with cam1..cam6 or rows of images.",
+        "Pass a data set or rows of images.",
     )  # fmt: skip
     height, width = tile
     columns = max(len(row) for row in rows)
@@ -65,16 +71,20 @@ def _fit(picture: Image.Image, tile: tuple[int, int]) -> Image.Image:
 
 
 def _read_rows(
-    root: Path, identities: int, views: int, tile: tuple[int, int]
+    table: Table, identities: int, views: int, tile: tuple[int, int]
 ) -> list[list[Image.Image | None]]:
-    found = {p.name for camera in CAMERAS for p in (root / f"cam{camera}").glob("[0-9]*")}
-    names = sorted(found)
-    places = np.linspace(0, len(names) - 1, min(identities, len(names))).round().astype(int)
+    video = isinstance(table, TrackletTable)
+    images = table.frames if video else table
+    people = np.unique(images.person_ids)
+    places = np.linspace(0, len(people) - 1, min(identities, len(people))).round().astype(int)
+    columns = np.unique(np.stack([images.modality, images.camera_ids], 1), axis=0)
     rows: list[list[Image.Image | None]] = []
-    for name in (names[place] for place in places):
+    for person in people[places]:
         row: list[Image.Image | None] = []
-        for camera in SHEET_CAMERAS:
-            files = sorted((root / f"cam{camera}" / name).glob("*.jpg"))[:views]
+        for modality, camera in columns:
+            found = images.rows([person], modality=int(modality), cameras=[int(camera)])
+            step = max(len(found) // views, 1) if video else 1
+            files = [images.file(int(n)) for n in found[::step][:views]]
             row += [_read(path, tile) for path in files] + [None] * (views - len(files))
         rows.append(row)
     return rows
