@@ -4,6 +4,7 @@ Both run on the default process group, or on `group`; every process must reach t
 order.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,12 @@ def _named(operation: str) -> Iterator[None]:
         raise CollectiveError(
             sentence(
                 "distributed", f"all processes' {operation}", "be reached by each of them",
-                str(error).rstrip("."), "See what the other processes printed.",
+                _cause(error), "See what the other processes printed.",
             )
         ) from error  # fmt: skip
+
+
+def _cause(error: RuntimeError) -> str:
+    """What gloo says, without its place in the source and its advice."""
+    text = re.sub(r"^\[\S+\] ", "", str(error))
+    return text.partition(" This is typically")[0].rstrip(".")

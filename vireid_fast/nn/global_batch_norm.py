@@ -152,12 +152,15 @@ def _local_statistics(x: Tensor) -> Tensor:
     channels = x.shape[1]
     statistics = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
     if x.numel():
-        # Two passes: a variance from the sum of squares would cancel where the mean is large.
+        # Sums of x and x^2 would cancel where the mean is large. What the first mean lacks in
+        # precision is the mean of the deviations from it.
+        count = x.numel() // channels
         mean = x.mean(axes)
         centred = x - mean.view(shape)
-        statistics[:channels] = mean
-        statistics[channels:-1] = centred.mul_(centred).sum(axes)
-        statistics[-1] = x.numel() // channels
+        rest = centred.sum(axes).double() / count
+        statistics[:channels] = mean.double() + rest
+        statistics[channels:-1] = centred.mul_(centred).sum(axes) - count * rest.square()
+        statistics[-1] = count
     return statistics
 
 

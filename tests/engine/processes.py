@@ -1,0 +1,82 @@
+"""Run a function in several processes that share a `World`, as torchrun would start them."""
+
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vireid_fast.engine.distributed import World
+
+# The server imports torch once; every process is a fork of it.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "vireid_fast.engine.distributed"])
+
+
+def run_processes(
+    function: Callable[..., Any],
+    size: int,
+    folder: Path,
+    *args: Any,
+    timeout: float = 60.0,
+    join: float = 60.0,
+) -> list[Any]:
+    """What `function(world, *args)` returns in each process, or the exception that left it.
+
+    Args:
+        function: Importable by name.
+        size: Number of processes.
+        folder: Where results travel.
+        args: Further arguments.
+        timeout: Of `World.from_environment`.
+        join: Seconds until processes are ended.
+
+    Returns:
+        One entry per process in rank order; None for a process that ended without a result.
+    """
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        CONTEXT.Process(target=_run, args=(function, rank, size, port, folder, timeout, args))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + join
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    files = [folder / f"{rank}.pt" for rank in range(size)]
+    return [torch.load(f, weights_only=False) if f.exists() else None for f in files]
+
+
+def _run(
+    function: Callable[..., Any],
+    rank: int,
+    size: int,
+    port: int,
+    folder: Path,
+    timeout: float,
+    args: tuple,
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    try:
+        with World.from_environment("cpu", timeout=timeout) as world:
+            result = function(world, *args)
+    except Exception as error:
+        traceback.print_exc()
+        result = error
+    torch.save(result, folder / f"{rank}.pt")
