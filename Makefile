@@ -41,7 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/report.py && exit $$status
 
 results: setup
-	$(BIN)/python benchmarks/scene_regions.py
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf build *.egg-info vireid_fast/*.so

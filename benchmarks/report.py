@@ -1,13 +1,14 @@
 """Result files -> Markdown: README.md, docs/results.md, docs/performance.md. No table is typed."""
 
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from studies import STUDIES
+from study_tables import StudyTables, overview
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-METRICS = ("R1", "R10", "mAP", "mINP")
 # Folder of results/ and module of cases/ -> what it is called; the order of the tables.
 GROUPS = {
     "text_tower": "text tower",
@@ -19,50 +20,6 @@ GROUPS = {
     "csdn_steps": "CSDN training steps",
     "ops": "retrieval ops",
 }
-
-
-def _scene_rows() -> tuple[list[dict], list[str]]:
-    files = sorted((RESULTS / "scene_regions").glob("seed*.json"))
-    seeds = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    return seeds, list(seeds[0]["rows"]) if seeds else []
-
-
-def _spread(values: list[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def summary_table() -> str:
-    """Mean and standard deviation over seeds, in percent."""
-    seeds, names = _scene_rows()
-    if not seeds:
-        return "No result file yet: run `make results`."
-    lines = [
-        f"| {len(seeds)} seeds, % | " + " | ".join(METRICS) + " | minutes |",
-        "| --- |" + " ---: |" * (len(METRICS) + 1),
-    ]
-    for name in names:
-        cells = [_spread([s["rows"][name][metric] for s in seeds]) for metric in METRICS]
-        minutes = [s["minutes"][name] for s in seeds if name in s["minutes"]]
-        cells.append(f"{statistics.mean(minutes):.1f}" if minutes else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def seed_table() -> str:
-    """Every seed by itself, with the spread over the ten trials."""
-    seeds, names = _scene_rows()
-    metrics = ("R1", "R5", "R10", "R20", "mAP", "mINP")
-    lines = [
-        "| seed | row | " + " | ".join(metrics) + " |",
-        "| ---: | --- |" + " ---: |" * len(metrics),
-    ]
-    for seed in seeds:
-        for name in names:
-            row = seed["rows"][name]
-            cells = [f"{100 * row[m]:.2f} ± {100 * row['std'][m]:.2f}" for m in metrics]
-            lines.append(f"| {seed['seed']} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def group_table(group: str, folder: Path = RESULTS) -> str:
@@ -229,9 +186,10 @@ def replace_block(path: Path, name: str, content: str) -> None:
 
 def write_tables() -> None:
     """Write every generated table."""
-    replace_block(ROOT / "README.md", "results", summary_table())
-    replace_block(ROOT / "docs" / "results.md", "summary", summary_table())
-    replace_block(ROOT / "docs" / "results.md", "seeds", seed_table())
+    replace_block(ROOT / "README.md", "results", overview(RESULTS))
+    for study in STUDIES:
+        for name, content in StudyTables(study, RESULTS).blocks().items():
+            replace_block(ROOT / "docs" / "results.md", name, content)
     replace_block(ROOT / "README.md", "performance", performance_table())
     for group in GROUPS:
         replace_block(ROOT / "docs" / "performance.md", group, group_table(group))

@@ -170,3 +170,23 @@ def test_custom_template_names_the_missing_package(monkeypatch, tokenizer_file):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(RuntimeError, match="pip install tokenizers"):
         custom_template("a X", tokenizer_file)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 8])
+def test_another_number_of_context_tokens_keeps_the_words(name, length):
+    template = TEMPLATES[name]
+    other = template.with_context_length(length)
+    assert [w for w in other.words if w != "X"] == [w for w in template.words if w != "X"]
+    assert other.words.count("X") == length == other.context_length
+    assert len(other.token_ids) == len(other.words) + 2 == other.length
+    marks = {other.token_ids[i] for i in other.context_positions}
+    assert marks == ({343} if length else set())
+    assert other.token_ids[other.eot] == template.token_ids[template.eot]
+    if length == template.context_length:
+        assert other == template
+
+
+def test_a_negative_number_of_context_tokens():
+    with pytest.raises(ValueError, match="length must be 0 or more, got -1"):
+        TEMPLATES["person"].with_context_length(-1)

@@ -195,7 +195,7 @@ def test_training_identity_of_one_modality(make_layout, cameras, word):
     expect_problem(
         root,
         rf"every train identity must have visible and infrared images, got 1 without {word} "
-        r"images: 2\. .*removing these ids from exp/train_id\.txt",
+        r"images: 2\. .*take these ids out of the train list\.",
     )
     (root / "exp" / "train_id.txt").write_text("1,3")
     assert read_sysu_layout(root).identities("train").tolist() == [1, 3]
@@ -215,7 +215,7 @@ def test_require_trainable_covers_unions(make_layout):
     shutil.rmtree(root / "cam6" / "0004")
     table = read_sysu_layout(root)
     require_trainable(table, "train")
-    lists = r"from exp/train_id\.txt or exp/val_id\.txt"
+    lists = r"out of the train\+val list"
     with pytest.raises(DatasetError, match=rf"every train\+val identity .*: 4\. .* {lists}"):
         require_trainable(table, "train+val")
 

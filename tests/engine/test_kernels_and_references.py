@@ -7,6 +7,8 @@ import torch
 
 from vireid_fast.config import ConfigError, load_config
 from vireid_fast.engine import workflow
+from vireid_fast.engine.data_setup import read_table, training_data
+from vireid_fast.engine.method_setup import new_method
 from vireid_fast.engine.optim import build_optimizer, set_learning_rate
 from vireid_fast.engine.seeds import derive_seed
 
@@ -38,8 +40,8 @@ def config(request, tiny_root):
 
 
 def _stages(config, dtype):
-    images = workflow.training_images(config, workflow.read_table(config))
-    method = workflow._new_method(config, len(images.identities), load=True)
+    images = training_data(config, read_table(config))
+    method = new_method(config, len(images.identities), load=True)
     method.model.to(dtype)
     # The views of the images are float32; here the weights decide what is computed in.
     method.model.encoder.register_forward_pre_hook(

@@ -33,8 +33,7 @@ def test_groups_split_heads_and_vectors_and_leave_frozen_out():
     module = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("neck", "trunk", "text")})
     module["text"].requires_grad_(False)
     groups = parameter_groups(
-        module.named_parameters(), weight_decay=0.1, head_lr_factor=2.0, is_head=("neck",),
-        decay_vectors=False,
+        module.named_parameters(), weight_decay=0.1, factors={"neck": 2.0}, decay_vectors=False
     )  # fmt: skip
     found = {(g["lr_factor"], g["weight_decay"]): len(g["params"]) for g in groups}
     assert found == {(2.0, 0.1): 1, (2.0, 0.0): 1, (1.0, 0.1): 1, (1.0, 0.0): 1}
@@ -42,3 +41,13 @@ def test_groups_split_heads_and_vectors_and_leave_frozen_out():
     set_learning_rate(optimizer, 1e-4)
     assert sorted({g["lr"] for g in optimizer.param_groups}) == [1e-4, 2e-4]
     assert isinstance(build_optimizer("adamw", groups, 1e-3), torch.optim.AdamW)
+
+
+def test_the_first_part_of_a_name_counts_and_biases_have_a_factor_of_their_own():
+    module = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("neck", "trunk")})
+    groups = parameter_groups(
+        module.named_parameters(), weight_decay=0.1, factors={"neck.weight": 5.0, "neck": 3.0},
+        bias_factor=4.0,
+    )  # fmt: skip
+    found = {group["lr_factor"]: len(group["params"]) for group in groups}
+    assert found == {5.0: 1, 4.0: 2, 1.0: 1}

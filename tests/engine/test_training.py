@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from vireid_fast.config import ConfigError, load_config
 from vireid_fast.data.synthetic import write_sysu_layout
-from vireid_fast.engine import workflow
+from vireid_fast.engine import method_setup, pretraining, workflow
 from vireid_fast.engine.checkpoint import CheckpointError, follow, load_checkpoint
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.trainer import Trainer
@@ -154,7 +154,7 @@ def test_a_folder_without_a_checkpoint_counts_as_new(finished, tmp_path, monkeyp
 
 def test_an_unknown_checkpoint_name(finished):
     with pytest.raises(ValueError, match=r"which must be one of \['best', 'latest'\], got 'last'"):
-        workflow.load_method(finished[1], "last")
+        method_setup.load_method(finished[1], "last")
 
 
 def test_a_checkpoint_of_another_method_or_identity_count_is_refused(finished, tmp_path):
@@ -166,10 +166,10 @@ def test_a_checkpoint_of_another_method_or_identity_count_is_refused(finished, t
     card = json.loads(card_file.read_text())
     card_file.write_text(json.dumps({**card, "method": "agw"}))
     with pytest.raises(CheckpointError, match=r"method of .* must be 'csdn', got 'agw'"):
-        workflow.load_method(run)
+        method_setup.load_method(run)
     card_file.write_text(json.dumps({**card, "num_identities": 5}))
     with pytest.raises(CheckpointError, match="must fit the configured model"):
-        workflow.load_method(run)
+        method_setup.load_method(run)
 
 
 def test_visual_losses_alone_and_quirk_switches(tiny_config, tmp_path):
@@ -189,7 +189,7 @@ def test_visual_losses_alone_and_quirk_switches(tiny_config, tmp_path):
 
 
 def test_pretraining_writes_weights_that_training_starts_from(tiny_config, tmp_path, capsys):
-    weights = workflow.pretrain(tiny_config, tmp_path / "pre")
+    weights = pretraining.pretrain(tiny_config, tmp_path / "pre")
     assert weights.is_file() and weights.with_suffix(".json").is_file()
     config = replace(tiny_config, clip=replace(tiny_config.clip, weights=str(weights)))
     run = workflow.train(config, tmp_path / "run")
@@ -197,19 +197,19 @@ def test_pretraining_writes_weights_that_training_starts_from(tiny_config, tmp_p
     lines = capsys.readouterr().err.splitlines()
     assert f"weights: {weights}; format openai, quick_gelu" in lines
     # The text tower is frozen, so it is what the run started from.
-    text = workflow.load_method(run).model.text
+    text = method_setup.load_method(run).model.text
     assert torch.equal(text.token_embedding.weight, stored["token_embedding.weight"])
     start = workflow.evaluate_start(config)["plain"].to_json()
     assert 0 <= start["R1"] <= 1 and start["gallery_size"] > 0
 
 
-def test_losses_that_are_not_finite_stop_the_run(tiny_config, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tiny_config, tmp_path):
     config = load_config(
         "csdn/sysu_mm01_small", [f"data.root={tiny_config.data.root}", "data.height=64",
         "data.width=32", "sampler.identities=2", "csdn.text_terms=false",
         "csdn.visual.epochs=3", "csdn.visual.lr=1e30", "csdn.visual.warmup_epochs=0"],
     )  # fmt: skip
-    with pytest.raises(RuntimeError, match=r"losses of visual epoch .* must be finite"):
+    with pytest.raises(RuntimeError, match=r"the loss of visual epoch \d, batch \d \(identities [\d, ]+\) must be finite"):
         workflow.train(config, tmp_path / "run")
 
 
@@ -225,12 +225,12 @@ def test_training_starts_from_the_weights_of_another_run(tiny_config, tmp_path):
     warm = workflow.train(replace(tiny_config, csdn=alone), tmp_path / "warm")
     config = replace(tiny_config, start_from=str(warm.path), seed=5)
     torch.manual_seed(0)
-    start = workflow._new_method(config, 6, load=True).model.state_dict()
+    start = method_setup.new_method(config, 6, load=True).model.state_dict()
     assert all(torch.equal(start[name], value) for name, value in _weights(warm).items())
     assert workflow.evaluate_start(config)["plain"].gallery_size > 0
     run = workflow.train(config, tmp_path / "run")
     assert run.latest.exists()
     with pytest.raises(CheckpointError, match=r"num_identities of .* must be 5, got 6"):
-        workflow._new_method(config, 5, load=True)
+        method_setup.new_method(config, 5, load=True)
     with pytest.raises(ValueError, match=r"must hold config\.yaml"):
         workflow.train(replace(config, start_from=str(tmp_path / "none")), tmp_path / "other")

@@ -48,6 +48,21 @@ class PromptTemplate:
         """Indices of the context tokens in `token_ids`."""
         return range(self.context_start, self.context_start + self.context_length)
 
+    def with_context_length(self, length: int) -> "PromptTemplate":
+        """The same words around another number of context tokens, 0 or more."""
+        require(length >= 0, "with_context_length", "length", "be 0 or more", length)
+        start, end = self.context_start, self.context_start + self.context_length
+        return PromptTemplate(
+            name=self.name,
+            words=(*self.words[: start - 1], *[CONTEXT_MARK] * length, *self.words[end - 1 :]),
+            token_ids=(
+                *self.token_ids[:start], *[CLIP_CONTEXT_MARK] * length, *self.token_ids[end:]
+            ),
+            context_start=start,
+            context_length=length,
+            eot=self.eot + length - self.context_length,
+        )  # fmt: skip
+
     def ids_for(self, vocabulary: "WordVocabulary") -> tuple[int, ...]:
         """Token ids of this template in a word vocabulary.
 

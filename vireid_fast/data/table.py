@@ -94,15 +94,19 @@ class ImageTable:
             keep &= np.isin(self.camera_ids, np.asarray(cameras))
         return np.flatnonzero(keep)
 
-    def lacking_modality(self, split: str | Iterable[int]) -> dict[int, list[int]]:
-        """Identities of a split with images, but none of a modality: {modality: sorted ids}."""
-        ids = self.identities(split) if isinstance(split, str) else np.unique(list(split))
-        ids = np.intersect1d(ids, self.person_ids)
+    def lacking_modality(
+        self, split: str | Iterable[int], *, rows: np.ndarray | None = None
+    ) -> dict[int, list[int]]:
+        """Identities of a split with images, but none of a modality: {modality: sorted ids}.
+
+        Args:
+            split: As of `rows`.
+            rows: Images that count; None: all of the split.
+        """
+        rows = self.rows(split) if rows is None else rows
+        people, modality = self.person_ids[rows], self.modality[rows]
         return {
-            modality: np.setdiff1d(
-                ids, self.person_ids[self.modality == modality], assume_unique=True
-            ).tolist()
-            for modality in (VISIBLE, INFRARED)
+            m: np.setdiff1d(people, people[modality == m]).tolist() for m in (VISIBLE, INFRARED)
         }
 
 
@@ -113,25 +117,28 @@ def name_some(items: Iterable[object], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def require_trainable(table: ImageTable, split: str) -> None:
-    """Raise DatasetError if an identity of `split` has images of one modality only."""
-    problems = untrainable(table, split)
+def require_trainable(table: ImageTable, split: str, *, rows: np.ndarray | None = None) -> None:
+    """Raise DatasetError if an identity of `split` has images of one modality only.
+
+    Args:
+        table: The data set.
+        split: Its training split.
+        rows: Images that count; None: all of the split.
+    """
+    problems = untrainable(table, split, rows=rows)
     if problems:
         raise DatasetError("\n".join(problems))
 
 
-def untrainable(table: ImageTable, split: str) -> list[str]:
+def untrainable(table: ImageTable, split: str, *, rows: np.ndarray | None = None) -> list[str]:
     """Sentences naming the identities of `split` that lack a modality; empty if there is none."""
-    sentences = []
-    for modality, ids in table.lacking_modality(split).items():
-        if ids:
-            lists = " or ".join(f"exp/{part}_id.txt" for part in split.split("+"))
-            sentences.append(
-                f"{table.root}: every {split} identity must have visible and infrared images, got "
-                f"{len(ids)} without {MODALITY_NAMES[modality]} images: {name_some(ids)}. "
-                f"Restore their images, or exclude them by removing these ids from {lists}."
-            )
-    return sentences
+    return [
+        f"{table.root}: every {split} identity must have visible and infrared images, got "
+        f"{len(ids)} without {MODALITY_NAMES[modality]} images: {name_some(ids)}. "
+        f"Restore their images, or take these ids out of the {split} list."
+        for modality, ids in table.lacking_modality(split, rows=rows).items()
+        if ids
+    ]
 
 
 def require_rows(table: ImageTable, rows: np.ndarray, what: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from vireid_fast.clip import CLIP, LoadReport, WeightsError, build_clip, load_weights
 from vireid_fast.clip.architectures import ARCHITECTURES
-from vireid_fast.clip.templates import TEMPLATE_WORDS, TEMPLATES
+from vireid_fast.clip.templates import TEMPLATE_WORDS, TEMPLATES, PromptTemplate
 from vireid_fast.clip.transformer import ACTIVATIONS
 from vireid_fast.clip.vocabulary import WordVocabulary
 from vireid_fast.config import ClipConfig, ConfigError
@@ -32,20 +32,29 @@ class Backbone:
             name: Key of `TEMPLATES`.
             context_length: Learned tokens, which must be as many as the template has marks.
         """
-        if name not in TEMPLATES:
-            raise ConfigError(
-                f"config: template must be one of {sorted(TEMPLATES)}, got {name!r}. "
-                "A custom one is made with clip.tokenizer.custom_template and a tokenizer file."
-            )
-        template = TEMPLATES[name]
+        template = named_template(name)
         if context_length != template.context_length:
             raise ConfigError(
                 f"config: context_length must be {template.context_length}, the number of tokens "
                 f"that the template {name!r} leaves to be learned, got {context_length}."
             )
+        return self.ids_of(template)
+
+    def ids_of(self, template: PromptTemplate) -> tuple[int, ...]:
+        """Token ids of a template in this model's vocabulary."""
         if self.vocabulary is None:
             return template.token_ids
         return template.ids_for(self.vocabulary)
+
+
+def named_template(name: str) -> PromptTemplate:
+    """The template called `name` in a configuration."""
+    if name not in TEMPLATES:
+        raise ConfigError(
+            f"config: template must be one of {sorted(TEMPLATES)}, got {name!r}. "
+            "A custom one is made with clip.tokenizer.custom_template and a tokenizer file."
+        )
+    return TEMPLATES[name]
 
 
 def build_backbone(config: ClipConfig, size: tuple[int, int], *, load: bool = True) -> Backbone:

@@ -6,9 +6,10 @@ from pathlib import Path
 from vireid_fast._checks import require
 from vireid_fast.config import load_config
 from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
+from vireid_fast.engine.pretraining import pretrain
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.engine.run_folder import RunFolder
-from vireid_fast.engine.workflow import evaluate_run, pretrain, train
+from vireid_fast.engine.workflow import evaluate_run, train
 from vireid_fast.retrieval.evaluation import EvaluationResult
 
 PRESET = "csdn/sysu_mm01_small"

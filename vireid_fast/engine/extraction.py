@@ -9,17 +9,19 @@ from torch import Tensor
 
 from vireid_fast.data.images import ImageError, describe_skipped, load_image
 from vireid_fast.data.table import MODALITY_NAMES, ImageTable
+from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.data.views import Augmentation, test_view
 from vireid_fast.engine.progress import progress_bar, say
+from vireid_fast.engine.training_data import FrameSampling
 from vireid_fast.retrieval.feature_set import FeatureSet
 
 Encoder = Callable[[Tensor, str], Tensor]
-"""(normalised images (B, 3, H, W), "visible" | "infrared") -> features (B, D)."""
+"""(normalised images (B, 3, H, W), or clips (B, T, 3, H, W), "visible" | "infrared") -> (B, D)."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Features of the rows that could be read, and the images that could not."""
+    """Features of the rows that could be read, and the files that could not."""
 
     features: FeatureSet
     rows: np.ndarray
@@ -29,27 +31,30 @@ class Extraction:
 @torch.no_grad()
 def extract_features(
     encoder: Encoder,
-    table: ImageTable,
+    table: ImageTable | TrackletTable,
     rows: np.ndarray,
     size: tuple[int, int],
     augmentation: Augmentation,
     *,
+    sampling: FrameSampling | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     skip_bad: bool = False,
     description: str = "extracting",
 ) -> Extraction:
-    """Features of some images of a table, each decoded and encoded once.
+    """Features of some images or tracklets of a table, each decoded and encoded once.
 
     Args:
         encoder: See `Encoder`; in evaluation mode.
-        table: Images of the data set.
+        table: Images or tracklets of the data set.
         rows: Rows to extract. Shape (n,), int64.
         size: Height and width of the network's input.
         augmentation: Its normalisation is used.
-        batch_size: Images per block; blocks never mix modalities.
+        sampling: Which frames of a tracklet are read; for tracklets only.
+        batch_size: Images per block, or as many frames; blocks never mix modalities.
         device: Where the encoder lives.
-        skip_bad: Leave damaged images out and count them, instead of raising.
+        skip_bad: Leave damaged images, and tracklets with a damaged frame among those read, out
+            and count them, instead of raising.
         description: Text of the progress bar.
 
     Returns:
@@ -57,7 +62,14 @@ def extract_features(
 
     Raises:
         ImageError: A damaged image, unless `skip_bad`.
+        DatasetError: A tracklet is too short, where `sampling` refuses such.
     """
+    if sampling is None:
+        reader, block_rows = _ImageReader(table, size), batch_size
+    else:
+        sampling.require_length(table, rows)
+        reader = _ClipReader(table, size, sampling)
+        block_rows = max(1, batch_size // sampling.frames)
     kept: list[np.ndarray] = []
     parts: list[Tensor] = []
     bad: list[ImageError] = []
@@ -65,11 +77,11 @@ def extract_features(
     with progress_bar(description) as advance:
         for modality, name in enumerate(MODALITY_NAMES):
             own = rows[table.modality[rows] == modality]
-            for start in range(0, len(own), batch_size):
-                block = own[start : start + batch_size]
-                images, good = _read(table, block, size, bad, skip_bad=skip_bad)
+            for start in range(0, len(own), block_rows):
+                block = own[start : start + block_rows]
+                images, good = _read(reader, block, bad, skip_bad=skip_bad)
                 if good:
-                    batch = test_view(images.to(device), augmentation)
+                    batch = reader.arrange(test_view(images.to(device), augmentation))
                     parts.append(encoder(batch, name).float().cpu())
                     kept.append(np.asarray(good))
                 done += len(block)
@@ -79,14 +91,51 @@ def extract_features(
     return _assemble(table, rows, kept, parts, tuple(bad))
 
 
+class _ImageReader:
+    """Pixels of one row of a table of images."""
+
+    def __init__(self, table: ImageTable, size: tuple[int, int]) -> None:
+        self._table, self._size = table, size
+
+    def load(self, row: int) -> list[np.ndarray]:
+        """The images of a row: one."""
+        return [load_image(self._table.file(row), self._size)]
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """What the encoder is given."""
+        return images
+
+
+class _ClipReader:
+    """Pixels of the frames that stand for a tracklet."""
+
+    def __init__(
+        self, table: TrackletTable, size: tuple[int, int], sampling: FrameSampling
+    ) -> None:
+        self._table, self._size, self._sampling = table, size, sampling
+
+    def load(self, row: int) -> list[np.ndarray]:
+        """The frames of a tracklet; one that is taken several times is decoded once."""
+        frames = self._sampling.draw(self._table.length[row : row + 1], None)[0]
+        first = int(self._table.start[row])
+        pixels = {
+            frame: load_image(self._table.frames.file(first + frame), self._size)
+            for frame in sorted(set(frames.tolist()))
+        }
+        return [pixels[frame] for frame in frames.tolist()]
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Clips (B, T, 3, H, W)."""
+        return images.unflatten(0, (-1, self._sampling.frames))
+
+
 def _read(
-    table: ImageTable, rows: np.ndarray, size: tuple[int, int], bad: list[ImageError], *,
-    skip_bad: bool,
-) -> tuple[Tensor, list[int]]:  # fmt: skip
+    reader: _ImageReader | _ClipReader, rows: np.ndarray, bad: list[ImageError], *, skip_bad: bool
+) -> tuple[Tensor, list[int]]:
     images, good = [], []
     for row in rows.tolist():
         try:
-            images.append(load_image(table.file(row), size))
+            images += reader.load(row)
         except ImageError as error:
             if not skip_bad:
                 raise
@@ -97,21 +146,27 @@ def _read(
 
 
 def _assemble(
-    table: ImageTable, rows: np.ndarray, kept: list[np.ndarray], parts: list[Tensor],
-    bad: tuple[ImageError, ...],
+    table: ImageTable | TrackletTable, rows: np.ndarray, kept: list[np.ndarray],
+    parts: list[Tensor], bad: tuple[ImageError, ...],
 ) -> Extraction:  # fmt: skip
     found = np.concatenate(kept) if kept else np.empty(0, np.int64)
     features = torch.cat(parts) if parts else torch.empty(0, 0)
     place = {row: position for position, row in enumerate(found.tolist())}
     order = [place[row] for row in rows.tolist() if row in place]
     ordered = found[order]
+
+    def column(values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values[ordered])
+
+    numbered = None if isinstance(table, TrackletTable) else table.image_indices
     return Extraction(
         FeatureSet(
             features=features[order],
-            person_ids=torch.from_numpy(table.person_ids[ordered]),
-            camera_ids=torch.from_numpy(table.camera_ids[ordered]),
-            modality=torch.from_numpy(table.modality[ordered]),
-            image_indices=torch.from_numpy(table.image_indices[ordered]),
+            person_ids=column(table.person_ids),
+            camera_ids=column(table.camera_ids),
+            modality=column(table.modality),
+            image_indices=column(numbered),
+            roles=column(table.roles),
         ),
         ordered,
         bad,

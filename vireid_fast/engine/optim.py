@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +41,8 @@ def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     *,
     weight_decay: float,
-    head_lr_factor: float = 1.0,
-    is_head: tuple[str, ...] = (),
+    factors: Mapping[str, float] | None = None,
+    bias_factor: float = 1.0,
     decay_vectors: bool = True,
 ) -> list[dict]:
     """Parameters with their weight decay and learning-rate factor.
@@ -50,8 +50,9 @@ def parameter_groups(
     Args:
         named_parameters: Name and parameter; those without gradient are left out.
         weight_decay: Weight decay.
-        head_lr_factor: `lr_factor` of parameters whose name contains an entry of `is_head`.
-        is_head: Parts of names.
+        factors: Part of a name -> `lr_factor` of the parameters whose name contains it; the first
+            part that occurs counts, 1 where none does.
+        bias_factor: `lr_factor` of biases, where it is larger than theirs by name.
         decay_vectors: False exempts one-dimensional parameters (biases, norms) from decay.
 
     Returns:
@@ -61,7 +62,9 @@ def parameter_groups(
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
-        factor = head_lr_factor if any(part in name for part in is_head) else 1.0
+        factor = next((f for part, f in (factors or {}).items() if part in name), 1.0)
+        if name.endswith("bias"):
+            factor = max(factor, bias_factor)
         decay = weight_decay if decay_vectors or parameter.dim() > 1 else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     return [

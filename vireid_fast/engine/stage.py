@@ -45,7 +45,15 @@ class Stage(Protocol):
         ...
 
     def step(self, batch: Any) -> dict[str, Tensor]:
-        """Losses of one batch, each a scalar; "loss" is what is minimised."""
+        """Losses of one batch, each a scalar; "loss" is what is minimised.
+
+        On several processes every one returns the losses of the whole batch, see
+        `engine.distributed`.
+        """
+        ...
+
+    def describe(self, batch: Any) -> str:
+        """What is in a batch, for the error that names it."""
         ...
 
 

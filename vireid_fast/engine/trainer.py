@@ -5,13 +5,14 @@ A checkpoint is written after every epoch. Everything random in an epoch is a fu
 uninterrupted run does (on the CPU, with the same number of threads).
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vireid_fast.engine.checkpoint import (
     Checkpoint,
@@ -23,6 +24,7 @@ from vireid_fast.engine.checkpoint import (
     remove_other_checkpoints,
     save_checkpoint,
 )
+from vireid_fast.engine.distributed import World
 from vireid_fast.engine.optim import build_optimizer, set_learning_rate
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.engine.run_folder import MetricsLog, RunFolder
@@ -51,6 +53,8 @@ class Trainer:
         run: Folder of the run.
         seed: Seed of the run.
         facts: Facts stored in each checkpoint's card (method, number of identities, ...).
+        world: The processes; rank 0 alone logs, validates and writes checkpoints.
+        accumulate: Batches whose gradients are averaged before each step of the optimiser.
         validate: Returns "R1", "mAP", "mINP" on the validation identities; None keeps the last
             epoch.
         validate_every: Epochs between validations.
@@ -64,6 +68,8 @@ class Trainer:
         *,
         seed: int,
         facts: dict[str, Any],
+        world: World,
+        accumulate: int = 1,
         validate: Validate | None,
         validate_every: int = 1,
     ) -> None:
@@ -72,6 +78,8 @@ class Trainer:
         self.run = run
         self.seed = seed
         self.facts = facts
+        self.world = world
+        self.accumulate = accumulate
         self.validate = validate
         self.validate_every = validate_every
         self._optimizer_state: dict[str, Any] = {}
@@ -80,15 +88,16 @@ class Trainer:
     def train(self) -> None:
         """Train all stages, or what is left of them after `restore`."""
         position = self._position
-        log = MetricsLog(self.run, keep=position.lines)
+        log = MetricsLog(self.run, keep=position.lines) if self.world.is_main else None
         try:
             while position.stage < len(self.stages):
                 self._train_stage(self.stages[position.stage], position, log)
                 position.stage, position.epoch = position.stage + 1, 0
         finally:
-            log.close()
+            if log is not None:
+                log.close()
 
-    def _train_stage(self, stage: Stage, position: Position, log: MetricsLog) -> None:
+    def _train_stage(self, stage: Stage, position: Position, log: MetricsLog | None) -> None:
         # Preparing may draw random numbers (dropout in a text bank); they too belong to a place.
         torch.manual_seed(derive_seed(self.seed, stage.name, "prepare"))
         plan = stage.prepare()
@@ -102,40 +111,62 @@ class Trainer:
             position.epoch = epoch + 1
             values |= self._validate(stage, plan, position)
             values["seconds"] = time.monotonic() - began
-            log.write(stage.name, epoch + 1, values)
-            position.lines = log.lines
-            self._save(stage, position, optimizer)
-            say(_describe(stage.name, epoch + 1, plan.epochs, values))
+            if log is not None:
+                log.write(stage.name, epoch + 1, values)
+                position.lines = log.lines
+                self._save(stage, position, optimizer)
+                say(_describe(stage.name, epoch + 1, plan.epochs, values))
+            # Nobody runs ahead of the checkpoint that a stopped run would continue from.
+            self.world.barrier()
 
     def _train_epoch(
         self, stage: Stage, plan: StagePlan, optimizer: torch.optim.Optimizer, epoch: int
     ) -> dict[str, float]:
-        torch.manual_seed(derive_seed(self.seed, stage.name, epoch))
+        place = (stage.name, epoch) if self.world.is_main else (stage.name, epoch, self.world.rank)
+        torch.manual_seed(derive_seed(self.seed, *place))
+        parameters = [p for group in plan.groups for p in group["params"]]
         steps, rows = stage.num_batches(), []
+        optimizer.zero_grad(set_to_none=True)
         with progress_bar(f"{stage.name} {epoch + 1}/{plan.epochs}") as advance:
             for index, batch in enumerate(stage.batches(epoch)):
-                now = epoch + index / steps if plan.per_step else epoch
-                set_learning_rate(optimizer, plan.schedule.rate(now))
                 losses = stage.step(batch)
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                optimizer.step()
+                self._require_finite(stage, epoch, index, batch, losses)
+                first = index - index % self.accumulate
+                share = min(self.accumulate, steps - first)
+                # Every process holds the loss of the whole batch, and gradients are summed.
+                (losses["loss"] / (share * self.world.size)).backward()
+                if index + 1 == first + share:
+                    now = epoch + first / steps if plan.per_step else epoch
+                    set_learning_rate(optimizer, plan.schedule.rate(now))
+                    self.world.sum_gradients(parameters)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 rows.append(detach_scalars(losses))
                 advance(index + 1, steps)
-        values = mean_scalars(rows)
-        if not all(value == value and abs(value) != float("inf") for value in values.values()):
-            raise RuntimeError(
-                f"training: the losses of {stage.name} epoch {epoch + 1} must be finite, got "
-                f"{values}. Lower the learning rate; the last checkpoint is intact."
-            )
-        return values
+        return mean_scalars(rows)
+
+    def _require_finite(
+        self, stage: Stage, epoch: int, index: int, batch: Any, losses: dict[str, Tensor]
+    ) -> None:
+        """Stop before a loss that is not finite reaches the weights, and name the batch."""
+        if bool(torch.isfinite(losses["loss"])):
+            return
+        values = {name: value.item() for name, value in detach_scalars(losses).items()}
+        broken = [name for name, value in values.items()
+                  if name != "loss" and not math.isfinite(value)]  # fmt: skip
+        raise RuntimeError(
+            f"training: the loss of {stage.name} epoch {epoch + 1}, batch {index + 1} "
+            f"({stage.describe(batch)}) must be finite, got {values['loss']}"
+            f"{' from ' + ', '.join(broken) if broken else ''}. Lower the learning rate, or look "
+            "at these images; the last checkpoint is intact."
+        )
 
     def _validate(self, stage: Stage, plan: StagePlan, position: Position) -> dict[str, float]:
         last = position.epoch == plan.epochs
         due = position.epoch % self.validate_every == 0 or last
         if self.validate is None or not stage.chooses_epoch or not due:
             return {}
-        scores = self.validate()
+        scores = self.world.broadcast_object(self.validate() if self.world.is_main else None)
         # mAP moves less than R1 on a few validation identities; R1 breaks a tie.
         rank = [scores["mAP"], scores["R1"]]
         if not position.best or rank > position.best["rank"]:
@@ -177,7 +208,8 @@ class Trainer:
         position = Position(**checkpoint.card["position"])
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
-        if not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}"):
+        newest = not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}")
+        if newest and self.world.is_main:
             point_to(self.run.best, folder, **best)
         self._optimizer_state = checkpoint.optimizer
         self._position = position

@@ -1,4 +1,4 @@
-"""The training images of a run: one memory-mapped cache, seen as visible and infrared lists."""
+"""Training images and tracklets: one memory-mapped cache, seen as visible and infrared lists."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,11 @@ from torch import Tensor
 
 from vireid_fast.config import AugmentConfig
 from vireid_fast.data.cache import ImageCache, open_cache
+from vireid_fast.data.frame_samplers import SAMPLERS, require_long_enough
 from vireid_fast.data.images import describe_skipped
 from vireid_fast.data.samplers import relabel
 from vireid_fast.data.table import INFRARED, VISIBLE, ImageTable, require_trainable
+from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.data.views import Augmentation
 from vireid_fast.engine.progress import progress_bar, say
 
@@ -50,6 +52,92 @@ def build_augmentation(config: AugmentConfig) -> Augmentation:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FrameSampling:
+    """How frames of a tracklet become a clip.
+
+    Attributes:
+        frames: T, frames of a clip.
+        kind: "chunks" or "uniform", see `VideoConfig.sampling`.
+        short: "repeat" or "refuse" tracklets of fewer frames.
+    """
+
+    frames: int
+    kind: str
+    short: str = "repeat"
+
+    def draw(self, lengths: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """Frames of some tracklets, counted from their first.
+
+        Args:
+            lengths: Frames of each tracklet. Shape (B,), int64.
+            generator: Source of the draws in training; None takes the frames of the test.
+
+        Returns:
+            Shape (B, T), int64.
+        """
+        return SAMPLERS[self.kind](lengths, self.frames, generator)
+
+    def require_length(self, table: TrackletTable, rows: np.ndarray) -> None:
+        """Raise DatasetError where short tracklets are refused and there is one."""
+        if self.short == "refuse":
+            require_long_enough(table, rows, self.frames)
+
+
+@dataclass(frozen=True)
+class TrainingTracklets:
+    """Cached frames of the training tracklets, with labels 0..C-1.
+
+    Attributes:
+        cache: Frames of all training tracklets.
+        identities: Person id of each label. Shape (C,).
+        first: For each modality the position in the cache of each tracklet's first frame.
+        lengths: For each modality the frames of each tracklet.
+        labels: For each modality the label of each tracklet.
+        sampling: How frames become a clip.
+    """
+
+    cache: ImageCache
+    identities: np.ndarray
+    first: tuple[np.ndarray, np.ndarray]
+    lengths: tuple[np.ndarray, np.ndarray]
+    labels: tuple[np.ndarray, np.ndarray]
+    sampling: FrameSampling
+
+    def clips(
+        self,
+        modality: int,
+        indices: np.ndarray,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """Frames of tracklets of one modality's list, clip after clip.
+
+        Args:
+            modality: 0 visible, 1 infrared.
+            indices: Tracklets for which frames are drawn. Shape (B,).
+            generator: Source of the draws; None takes the frames of the test.
+            part: The tracklets among them that are read.
+
+        Returns:
+            Shape (b T, H, W, 3), uint8.
+        """
+        frames = self.sampling.draw(self.lengths[modality][indices], generator)
+        positions = self.first[modality][indices, None] + frames
+        return self.cache.batch(positions[part].reshape(-1))
+
+    def label_tensor(self, modality: int, indices: np.ndarray) -> Tensor:
+        """Labels at `indices` of one modality's list. Shape (B,), int64."""
+        return torch.from_numpy(self.labels[modality][indices])
+
+    def middle_frames(self) -> TrainingImages:
+        """One image of each tracklet, its middle frame: what pre-training sees of a video set."""
+        positions = tuple(
+            first + length // 2 for first, length in zip(self.first, self.lengths, strict=True)
+        )
+        return TrainingImages(self.cache, self.identities, positions, self.labels)
+
+
 def open_training_images(
     table: ImageTable, split: str, size: tuple[int, int], folder: Path, *, skip_bad: bool
 ) -> TrainingImages:
@@ -75,3 +163,53 @@ def open_training_images(
     return TrainingImages(
         cache, identities, positions, tuple(labels[p] for p in positions)
     )  # type: ignore[arg-type]
+
+
+def open_training_tracklets(
+    table: TrackletTable,
+    split: str,
+    size: tuple[int, int],
+    folder: Path,
+    sampling: FrameSampling,
+    *,
+    min_frames: int = 1,
+    skip_bad: bool = False,
+) -> TrainingTracklets:
+    """Open, or build once, the cache of the frames of a training split.
+
+    Args:
+        table: Tracklets of the data set.
+        split: "train", "train+val" or "train+auxiliary".
+        size: Height and width of the cached frames.
+        folder: Folder of the cache.
+        sampling: How frames become a clip.
+        min_frames: Tracklets of fewer frames are left out.
+        skip_bad: Leave damaged frames out and count them, instead of stopping at the first.
+
+    Raises:
+        DatasetError: An identity has tracklets of one modality only, or a tracklet is too short.
+    """
+    rows = table.rows(split)
+    rows = rows[table.length[rows] >= min_frames]
+    sampling.require_length(table, rows)
+    require_trainable(table.frames, split, rows=table.start[rows])
+    wanted = np.concatenate([table.frame_rows(row) for row in rows])
+    with progress_bar("resizing training frames") as advance:
+        cache = open_cache(
+            table.frames, wanted, size, folder, skip_bad=skip_bad, progress=advance
+        )
+    if cache.bad:
+        say(describe_skipped(cache.bad))
+    # Frames lie in the cache in the order of `wanted`, less the damaged ones.
+    owner = np.repeat(np.arange(len(rows)), table.length[rows])
+    kept = np.bincount(owner[np.isin(wanted, cache.rows)], minlength=len(rows))
+    first = np.cumsum(kept) - kept
+    alive = np.flatnonzero(kept)
+    labels, identities = relabel(table.person_ids[rows[alive]])
+    modality = table.modality[rows[alive]]
+    parts = [np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED)]
+    return TrainingTracklets(
+        cache, identities,
+        tuple(first[alive[part]] for part in parts), tuple(kept[alive[part]] for part in parts),
+        tuple(labels[part] for part in parts), sampling,
+    )  # fmt: skip

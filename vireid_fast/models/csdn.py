@@ -6,15 +6,13 @@ Re-Identification", IEEE TMM 2025, arXiv 2401.05806. Constants follow the releas
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast.clip.model import CLIP
-from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
+from vireid_fast.models.test_time import joint_features
+from vireid_fast.models.two_stem import MODALITIES, ImageFeatures, TwoStemEncoder
 from vireid_fast.nn import BNNeck, PromptLearner, PromptTextEncoder, SemanticIntegration
-
-MODALITIES = ("visible", "infrared")
 
 
 class CSDN(nn.Module):
@@ -121,7 +119,6 @@ class CSDN(nn.Module):
         """
         return self.integration(self.text_bank("visible"), self.text_bank("infrared"))
 
-    @torch.no_grad()
     def test_features(self, images: Tensor, modality: str) -> Tensor:
         """Features for retrieval: [norm(BN(f)), norm(p)] of the image and of its mirror image.
 
@@ -135,11 +132,4 @@ class CSDN(nn.Module):
         Returns:
             Shape (B, feature_width), float32.
         """
-        require_choice("CSDN.test_features", "modality", modality, MODALITIES)
-        parts = []
-        for view in (images, images.flip(3)):
-            pair = (view, None) if modality == "visible" else (None, view)
-            pooled, projected = self.encode_images(*pair)
-            parts.append(F.normalize(self.pooled_neck.norm(pooled).float()))
-            parts.append(F.normalize(projected.float()))
-        return torch.cat(parts, dim=1)
+        return joint_features(self, images, modality)

@@ -1,37 +1,60 @@
 """What the engine needs to know of a method."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from vireid_fast.config import Config
+from vireid_fast.config import ConfigError
 from vireid_fast.engine.clip_setup import Backbone
+from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage
-from vireid_fast.engine.training_data import TrainingImages, build_augmentation
+from vireid_fast.engine.training_data import TrainingImages, TrainingTracklets, build_augmentation
 
 
 class Method(ABC):
-    """A method: a model, its training stages, its test-time features."""
+    """A method: a model, its training stages, its test-time features.
 
-    def __init__(self, config: Config, backbone: Backbone, num_identities: int) -> None:
-        self.config = config
+    Attributes:
+        video: Whether it works on tracklets instead of images.
+        processing: How its test features are made, in words, for every result.
+    """
+
+    video: ClassVar[bool] = False
+    processing: ClassVar[dict[str, str]]
+
+    def __init__(self, runtime: Runtime, backbone: Backbone, num_identities: int) -> None:
+        self.runtime = runtime
+        self.config = runtime.config
         self.model = self.build_model(backbone, num_identities)
-        self.model.to(config.device)
-        self.augmentation = build_augmentation(config.augment)
+        self.model.to(self.config.device)
+        self.augmentation = build_augmentation(self.config.augment)
 
     @abstractmethod
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """The model, on the CPU."""
 
     @abstractmethod
-    def stages(self, images: TrainingImages) -> list[Stage]:
-        """Training stages in their order."""
+    def stages(self, data: TrainingImages | TrainingTracklets) -> list[Stage]:
+        """Training stages in their order; images, or tracklets for a video method."""
 
     @abstractmethod
     def encode(self, images: Tensor, modality: str) -> Tensor:
-        """Test-time features of normalised images of one modality."""
+        """Test-time features of normalised images, or clips (B, T, 3, H, W), of one modality."""
+
+    def warm_started(self) -> None:  # noqa: B027
+        """Called when the shared parts were loaded from the run of another method."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the input."""
         return self.config.data.height, self.config.data.width
+
+
+def require_vit(backbone: Backbone, method: str) -> None:
+    """Refuse a convolutional image tower where a method needs tokens of a ViT."""
+    if backbone.clip.visual.convolutional:
+        raise ConfigError(
+            f"config: clip.architecture must be a ViT for {method}, got "
+            f"{backbone.clip.architecture.family!r}. Choose ViT-B/16 or ViT-small."
+        )

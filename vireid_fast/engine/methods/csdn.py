@@ -6,40 +6,28 @@ The stages follow the released code (nengdong96/CSDN@2224959); its quirks are sw
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireid_fast.clip.templates import TEMPLATES
-from vireid_fast.config import Config, OptimizerConfig
-from vireid_fast.data.samplers import IdentitySampler
-from vireid_fast.data.table import INFRARED, VISIBLE
-from vireid_fast.data.views import (
-    infrared_view,
-    test_view,
-    visible_exchange_view,
-    visible_view,
-)
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.methods.base import Method
-from vireid_fast.engine.optim import Schedule, parameter_groups
-from vireid_fast.engine.progress import progress_bar
-from vireid_fast.engine.seeds import derive_seed, generator
+from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage, StagePlan
-from vireid_fast.engine.training_data import TrainingImages, build_augmentation
-from vireid_fast.losses import (
-    FeatureGram,
-    cross_modal_contrast,
-    image_to_text,
-    modality_shared_enhancement,
-    scale_for_scores,
-    supervised_contrast,
-    weighted_regularized_triplet,
+from vireid_fast.engine.stages.image_batches import ImageBatches, ViewBatch
+from vireid_fast.engine.stages.plan import stage_plan
+from vireid_fast.engine.stages.stored_features import RowOrder, StoredFeatures, both_directions
+from vireid_fast.engine.stages.visual_terms import (
+    VIEWS,
+    encode_views,
+    identity_term,
+    metric_terms,
+    total,
 )
-from vireid_fast.losses.precision import at_least_float32
+from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.losses import image_to_text, scale_for_scores
 from vireid_fast.models import CSDN
 
 HEADS = ("neck", "pooling")
@@ -49,6 +37,9 @@ class CSDNMethod(Method):
     """CSDN for the engine."""
 
     model: CSDN
+    processing: ClassVar[dict[str, str]] = {
+        "features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated",
+    }  # fmt: skip
 
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """See `Method.build_model`."""
@@ -69,119 +60,21 @@ class CSDNMethod(Method):
             backend=self.config.backend,
         )
 
-    def stages(self, images: TrainingImages) -> list[Stage]:
+    def stages(self, data: TrainingImages) -> list[Stage]:
         """Prompts, fusion, visual; the visual stage alone without text terms."""
-        visual = VisualStage(self.model, images, self.config)
+        visual = VisualStage(self.model, data, self.runtime)
         if not self.config.csdn.text_terms:
             return [visual]
-        stored = StoredFeatures(self, images)
+        stored = StoredFeatures(self.model, data, self.runtime)
         return [
-            PromptStage(self.model, stored, self.config),
-            FusionStage(self.model, stored, self.config),
+            PromptStage(self.model, stored, self.runtime),
+            FusionStage(self.model, stored, self.runtime),
             visual,
         ]
 
     def encode(self, images: Tensor, modality: str) -> Tensor:
         """See `Method.encode`."""
         return self.model.test_features(images, modality)
-
-
-def _sampler(images: TrainingImages, config: Config, seed: int) -> IdentitySampler:
-    return IdentitySampler(
-        images.labels[VISIBLE],
-        images.labels[INFRARED],
-        config.sampler.identities,
-        config.sampler.instances,
-        seed,
-        replace=config.sampler.replacement,
-    )
-
-
-def _plan(
-    named: Iterator[tuple[str, nn.Parameter]], settings: OptimizerConfig, *, decay_vectors: bool
-) -> StagePlan:
-    groups = parameter_groups(
-        named,
-        weight_decay=settings.weight_decay,
-        head_lr_factor=settings.head_lr_factor,
-        is_head=HEADS,
-        decay_vectors=decay_vectors,
-    )
-    schedule = Schedule(
-        settings.schedule, settings.lr, settings.epochs, settings.warmup_epochs,
-        settings.warmup_lr, settings.min_lr, settings.milestones,
-    )  # fmt: skip
-    return StagePlan(settings.epochs, settings.kind, groups, schedule, settings.per_step)
-
-
-def _both_directions(
-    images: Tensor, texts: Tensor, labels: Tensor, temperature: float
-) -> dict[str, Tensor]:
-    """L_i2t + L_t2i of aligned images and texts."""
-    images, texts = (scale_for_scores(x, temperature) for x in (images, texts))
-    i2t = supervised_contrast(images, texts, labels, labels)
-    t2i = supervised_contrast(texts, images, labels, labels)
-    return {"loss": i2t + t2i, "i2t": i2t, "t2i": t2i}
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Stored projected features of aligned visible / infrared images."""
-
-    visible: Tensor
-    infrared: Tensor
-    labels: Tensor
-
-
-class StoredFeatures:
-    """Projected features of the training images, extracted without augmentation.
-
-    As in the released code the list comes from the identity sampler, so it holds aligned,
-    identity-balanced pairs; some images are repeated and some are absent.
-    """
-
-    def __init__(self, method: CSDNMethod, images: TrainingImages) -> None:
-        self._method = method
-        self._images = images
-
-    @torch.no_grad()
-    def extract(self, *, place: str, batch_statistics: bool = False) -> _Pairs:
-        """Aligned pairs.
-
-        Args:
-            place: Names the draw of the sampler.
-            batch_statistics: Leave BatchNorm in training mode, as the released stage 2 does.
-        """
-        config = self._method.config
-        sampler = _sampler(self._images, config, derive_seed(config.seed, place))
-        visible, infrared = sampler.aligned_pairs(0)
-        model = self._method.model
-        model.train(batch_statistics)
-        tables = [
-            self._encode(modality, batch_statistics=batch_statistics)
-            for modality in (VISIBLE, INFRARED)
-        ]
-        model.eval()
-        return _Pairs(
-            tables[VISIBLE][torch.from_numpy(visible)],
-            tables[INFRARED][torch.from_numpy(infrared)],
-            self._images.label_tensor(VISIBLE, visible).to(tables[VISIBLE].device),
-        )
-
-    def _encode(self, modality: int, *, batch_statistics: bool) -> Tensor:
-        """Projected features of every image of a modality, each encoded once."""
-        config, model = self._method.config, self._method.model
-        total = len(self._images.positions[modality])
-        parts = []
-        with progress_bar("extracting training features") as advance:
-            for start in range(0, total, config.evaluation.batch_size):
-                stop = min(start + config.evaluation.batch_size, total)
-                block = self._images.images(modality, np.arange(start, stop)).to(config.device)
-                views = test_view(block, self._method.augmentation)
-                pair = (views, None) if modality == VISIBLE else (None, views)
-                parts.append(model.encode_images(*pair).projected)
-                advance(stop, total)
-        return at_least_float32(torch.cat(parts))
 
 
 class PromptStage:
@@ -193,37 +86,43 @@ class PromptStage:
     name = "prompts"
     chooses_epoch = False
 
-    def __init__(self, model: CSDN, stored: StoredFeatures, config: Config) -> None:
+    def __init__(self, model: CSDN, stored: StoredFeatures, runtime: Runtime) -> None:
         self._model = model
         self._stored = stored
-        self._settings = config.csdn.prompts
-        self._temperature = config.csdn.text_temperature
-        self._seed = config.seed
+        self._runtime = runtime
+        self._settings = runtime.config.csdn.prompts
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
         self._pairs = self._stored.extract(place=self.name)
         self._model.eval()
-        named = self._model.prompts.named_parameters()
-        return _plan(named, self._settings, decay_vectors=True)
+        self._order = RowOrder(
+            len(self._pairs.labels), self._settings.batch_size, self._runtime, self.name
+        )
+        return stage_plan(self._model.prompts.named_parameters(), self._settings)
 
     def num_batches(self) -> int:
         """See `Stage.num_batches`."""
-        return -(-len(self._pairs.labels) // self._settings.batch_size)
+        return len(self._order)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Positions of pairs, every pair once in random order."""
-        order = torch.randperm(
-            len(self._pairs.labels), generator=generator(self._seed, self.name, "order", epoch)
-        )
-        yield from order.to(self._pairs.labels.device).split(self._settings.batch_size)
+        return self._order.epoch(epoch)
+
+    def describe(self, batch: Tensor) -> str:
+        """See `Stage.describe`."""
+        return self._stored.describe(self._pairs.labels[batch])
 
     def step(self, batch: Tensor) -> dict[str, Tensor]:
-        """Both directions of the image-text contrast."""
-        pairs, labels = self._pairs, self._pairs.labels[batch]
+        """Both directions of the image-text contrast; processes share the texts."""
+        pairs, world = self._pairs, self._runtime.world
+        labels = pairs.labels[batch]
+        with self._runtime.precision.autocast():
+            own = self._model.encode_texts(labels[world.row_slice(len(labels))])
+        texts = torch.cat([world.gather(part) for part in own])
         images = torch.cat((pairs.visible[batch], pairs.infrared[batch]))
-        texts = torch.cat(self._model.encode_texts(labels))
-        return _both_directions(images, texts, labels.repeat(2), self._temperature)
+        temperature = self._runtime.config.csdn.text_temperature
+        return both_directions(images, texts, labels.repeat(2), temperature)
 
 
 class FusionStage:
@@ -235,11 +134,11 @@ class FusionStage:
     name = "fusion"
     chooses_epoch = False
 
-    def __init__(self, model: CSDN, stored: StoredFeatures, config: Config) -> None:
+    def __init__(self, model: CSDN, stored: StoredFeatures, runtime: Runtime) -> None:
         self._model = model
         self._stored = stored
-        self._own = config.csdn
-        self._seed = config.seed
+        self._runtime = runtime
+        self._own = runtime.config.csdn
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
@@ -249,36 +148,30 @@ class FusionStage:
         self._images = torch.cat((pairs.visible, pairs.infrared))
         self._labels = pairs.labels.repeat(2)
         self._texts = [self._model.text_bank(m) for m in ("visible", "infrared")]
-        named = self._model.integration.named_parameters()
-        return _plan(named, self._own.fusion, decay_vectors=True)
+        self._order = RowOrder(
+            len(self._labels), self._own.fusion.batch_size, self._runtime, self.name
+        )
+        return stage_plan(self._model.integration.named_parameters(), self._own.fusion)
 
     def num_batches(self) -> int:
         """See `Stage.num_batches`."""
-        return -(-len(self._labels) // self._own.fusion.batch_size)
+        return len(self._order)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Positions of images of both modalities, every image once in random order."""
-        order = torch.randperm(
-            len(self._labels), generator=generator(self._seed, self.name, "order", epoch)
-        )
-        yield from order.to(self._labels.device).split(self._own.fusion.batch_size)
+        return self._order.epoch(epoch)
+
+    def describe(self, batch: Tensor) -> str:
+        """See `Stage.describe`."""
+        return self._stored.describe(self._labels[batch])
 
     def step(self, batch: Tensor) -> dict[str, Tensor]:
         """Both directions of the contrast with the integrated texts."""
-        labels = self._labels[batch]
+        world, labels = self._runtime.world, self._labels[batch]
         self._model.integration.train()
-        texts = self._model.integration(*(table[labels] for table in self._texts))
-        return _both_directions(self._images[batch], texts, labels, self._own.text_temperature)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    visible: Tensor
-    exchanged: Tensor
-    infrared: Tensor
-    labels: Tensor
-    progress: float
-    """Part of the stage that is over, in [0, 1)."""
+        own = labels[world.row_slice(len(labels))]
+        texts = world.gather(self._model.integration(*(table[own] for table in self._texts)))
+        return both_directions(self._images[batch], texts, labels, self._own.text_temperature)
 
 
 class VisualStage:
@@ -287,17 +180,16 @@ class VisualStage:
     name = "visual"
     chooses_epoch = True
 
-    def __init__(self, model: CSDN, images: TrainingImages, config: Config) -> None:
+    def __init__(self, model: CSDN, images: TrainingImages, runtime: Runtime) -> None:
         self._model = model
         self._images = images
-        self._config = config
-        self._loss = config.csdn.loss
-        self._augmentation = build_augmentation(config.augment)
+        self._runtime = runtime
+        self._own = runtime.config.csdn
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
-        config, own = self._config, self._config.csdn
-        self._sampler = _sampler(self._images, config, derive_seed(config.seed, self.name))
+        own = self._own
+        self._batches = ImageBatches(self._images, self._runtime, self.name, own.visual.epochs)
         self._bank = None
         if own.text_terms:
             self._model.eval()
@@ -310,72 +202,50 @@ class VisualStage:
             for name, parameter in self._model.named_parameters()
             if name.startswith(("encoder.", "pooled_neck.", "projected_neck."))
         )
-        return _plan(named, own.visual, decay_vectors=own.visual.kind == "adam")
+        return stage_plan(
+            named, own.visual, heads=HEADS, decay_vectors=own.visual.kind == "adam"
+        )
 
     def num_batches(self) -> int:
         """See `Stage.num_batches`."""
-        return len(self._sampler)
+        return len(self._batches)
 
-    def batches(self, epoch: int) -> Iterator[_Batch]:
+    def batches(self, epoch: int) -> Iterator[ViewBatch]:
         """Augmented views of identity-balanced batches."""
         self._model.train()
-        device = self._config.device
-        for index, (visible, infrared) in enumerate(self._sampler.epoch(epoch)):
-            draws = generator(self._config.seed, self.name, epoch, index, device=device)
-            v = self._images.images(VISIBLE, visible).to(device)
-            r = self._images.images(INFRARED, infrared).to(device)
-            yield _Batch(
-                visible_view(v, self._augmentation, draws),
-                visible_exchange_view(v, self._augmentation, draws),
-                infrared_view(r, self._augmentation, draws),
-                self._images.label_tensor(VISIBLE, visible).to(device),
-                (epoch + index / self.num_batches()) / self._config.csdn.visual.epochs,
-            )
+        return self._batches.epoch(epoch)
 
-    def step(self, batch: _Batch) -> dict[str, Tensor]:
+    def describe(self, batch: ViewBatch) -> str:
+        """See `Stage.describe`."""
+        return self._batches.describe(batch)
+
+    def step(self, batch: ViewBatch) -> dict[str, Tensor]:
         """All losses of one step; "loss" is their weighted sum."""
-        weights, labels = self._loss, batch.labels
-        count = len(labels)
-        features = self._model.encode_images(
-            torch.cat((batch.visible, batch.exchanged)), batch.infrared
-        )
+        weights, labels = self._own.loss, batch.labels
+        features = encode_views(self._model, batch, self._runtime)
         necks = (self._model.pooled_neck, self._model.projected_neck)
-        all_labels = labels.repeat(3)
         terms: dict[str, Tensor] = {}
         for name, feature, neck in zip(("f", "p"), features, necks, strict=True):
             logits = neck(feature).logits
-            terms[f"identity_{name}"] = weights.identity * F.cross_entropy(
-                at_least_float32(logits), all_labels, label_smoothing=weights.label_smoothing
-            )
-            metric = self._metric_terms(feature, labels)
+            terms[f"identity_{name}"] = identity_term(logits, labels.repeat(VIEWS), weights)
+            metric = metric_terms(feature, labels, weights, self._runtime)
             terms |= {f"{term}_{name}": value for term, value in metric.items()}
         if self._bank is not None:
-            p = scale_for_scores(features.projected, self._config.csdn.text_temperature)
-            factor = 0.5 * (1 + math.cos(math.pi * batch.progress)) if weights.text_decay else 1.0
-            for name, rows, weight in (
-                ("visible", p[:count], weights.visible_text),
-                ("infrared", p[2 * count :], weights.infrared_text),
-            ):
-                loss = image_to_text(rows, self._bank, labels, backend=self._config.backend)
-                terms[f"text_{name}"] = factor * weight * loss
-        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+            terms |= self._text_terms(features.projected, batch)
+        return total(terms)
 
-    def _metric_terms(self, feature: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted metric losses of one feature tensor, whose rows are (V, V', R)."""
-        weights, count = self._loss, len(labels)
-        rows = FeatureGram(feature) if self._config.backend == "fused" else feature
-        visible, infrared = rows[:count], rows[2 * count :]
-        terms: dict[str, Tensor] = {}
-        if weights.msel:
-            terms["msel"] = weights.msel * modality_shared_enhancement(
-                visible, infrared, labels, normalized=weights.msel_normalized
+    def _text_terms(self, projected: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
+        """Images against the frozen texts; the second visible view takes no part."""
+        weights, count = self._own.loss, len(batch.labels)
+        p = scale_for_scores(projected, self._own.text_temperature)
+        factor = 0.5 * (1 + math.cos(math.pi * batch.progress)) if weights.text_decay else 1.0
+        terms = {}
+        for name, rows, weight in (
+            ("visible", p[:count], weights.visible_text),
+            ("infrared", p[2 * count :], weights.infrared_text),
+        ):
+            loss = image_to_text(
+                rows, self._bank, batch.labels, backend=self._runtime.config.backend
             )
-        if weights.wrt:
-            terms["wrt"] = weights.wrt * weighted_regularized_triplet(
-                rows, labels.repeat(3), parity=weights.wrt_parity
-            )
-        if weights.contrast:
-            terms["contrast"] = weights.contrast * cross_modal_contrast(
-                rows[: 2 * count], infrared, labels.repeat(2), labels
-            )
+            terms[f"text_{name}"] = factor * weight * loss
         return terms

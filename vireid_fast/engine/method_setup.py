@@ -1,0 +1,135 @@
+"""A method ready to train or to extract: seeds, device, weights, facts of its checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vireid_fast._checks import require_choice
+from vireid_fast.config import Config, ConfigError
+from vireid_fast.data.datasets import DATASETS
+from vireid_fast.data.table import name_some
+from vireid_fast.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    follow,
+    load_checkpoint,
+    load_into,
+)
+from vireid_fast.engine.clip_setup import build_backbone
+from vireid_fast.engine.distributed import World
+from vireid_fast.engine.methods import METHODS, Method
+from vireid_fast.engine.precision import Precision
+from vireid_fast.engine.run_folder import RunFolder
+from vireid_fast.engine.runtime import Runtime
+from vireid_fast.engine.seeds import derive_seed
+from vireid_fast.engine.trainer import require_facts
+
+SHARED_PARTS = ("encoder.", "text.", "pooled_neck.", "projected_neck.")
+"""What a method takes from the run of another: the same modules under the same names."""
+
+
+def start(config: Config) -> None:
+    """Set threads and seed; refuse a device that is not here."""
+    kind = config.device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(
+            f"config: device must be cpu, or cuda where torch sees a GPU, got {config.device!r}. "
+            "Add device=cpu."
+        )
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+
+
+def facts(config: Config, identities: int) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that reads it."""
+    numbered = config.data.name in DATASETS and DATASETS[config.data.name].splits > 0
+    return {
+        "method": config.method,
+        "architecture": config.clip.architecture,
+        "data": config.data.name,
+        "num_identities": identities,
+        **({"split": config.data.split} if numbered else {}),
+    }
+
+
+def new_method(
+    config: Config, identities: int, *, load: bool, world: World | None = None
+) -> Method:
+    """A method with the weights that its training starts from.
+
+    Args:
+        config: The configuration.
+        identities: Number of training identities.
+        load: False leaves random weights, as when a checkpoint follows.
+        world: The processes; this one alone if None.
+    """
+    start(config)
+    warm = load and bool(config.start_from)
+    backbone = build_backbone(config.clip, image_size(config), load=load and not warm)
+    runtime = Runtime(config, world or World.single(), Precision(config.precision, config.device))
+    method = METHODS[config.method](runtime, backbone, identities)
+    if warm:
+        folder, checkpoint = read_start(config, identities)
+        _warm_start(method, checkpoint, str(folder))
+    return method
+
+
+def read_start(config: Config, identities: int | None) -> tuple[Path, Checkpoint]:
+    """The checkpoint that `start_from` names; `identities` None accepts any number."""
+    folder, _ = follow(RunFolder.open(Path(config.start_from)).latest)
+    checkpoint = load_checkpoint(folder)
+    found = checkpoint.card.get("num_identities") if identities is None else identities
+    wanted = facts(config, found)
+    if checkpoint.card.get("method") in METHODS:
+        # Methods share their image encoder, so the method alone may differ.
+        del wanted["method"]
+    require_facts(checkpoint.card, wanted, str(folder))
+    return folder, checkpoint
+
+
+def _warm_start(method: Method, checkpoint: Checkpoint, source: str) -> None:
+    """All weights of a run of the same method; those of the shared parts of another's."""
+    if checkpoint.card["method"] == method.config.method:
+        load_into(method.model, checkpoint.model, source)
+        return
+    own = method.model.state_dict()
+    shared = [name for name in own if name.startswith(SHARED_PARTS)]
+    absent = [name for name in shared if name not in checkpoint.model]
+    if absent:
+        raise CheckpointError(
+            f"checkpoint: {source} must hold the image encoder, text tower and necks of "
+            f"{method.config.method}, got none of {name_some(absent, 5)}. "
+            "Start from a method with the same parts."
+        )
+    found = {name: checkpoint.model[name] for name in shared}
+    load_into(method.model, {**own, **found}, source)
+    method.warm_started()
+
+
+def load_method(run: RunFolder, which: str = "best") -> Method:
+    """The method of a run with the weights of one of its checkpoints.
+
+    Args:
+        run: The run.
+        which: "best" (chosen on validation identities) or "latest".
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged or of something else.
+    """
+    require_choice("load_method", "which", which, ("best", "latest"))
+    config = run.config()
+    folder, _ = follow(run.best if which == "best" else run.latest)
+    checkpoint = load_checkpoint(folder)
+    identities = checkpoint.card.get("num_identities")
+    require_facts(checkpoint.card, facts(config, identities), str(folder))
+    method = new_method(config, identities, load=False)
+    load_into(method.model, checkpoint.model, str(folder))
+    method.model.eval()
+    return method
+
+
+def image_size(config: Config) -> tuple[int, int]:
+    """Height and width of the input."""
+    return config.data.height, config.data.width

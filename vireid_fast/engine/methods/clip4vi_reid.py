@@ -1,0 +1,306 @@
+"""CLIP4VI-ReID's three training stages: TSG, IFE, HSA.
+
+A reimplementation following the abstract (arXiv 2511.10309); what is the paper's and what is ours:
+docs/clip4vi_reid.md.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vireid_fast.engine.clip_setup import Backbone, named_template
+from vireid_fast.engine.methods.base import Method
+from vireid_fast.engine.runtime import Runtime
+from vireid_fast.engine.stage import Stage, StagePlan
+from vireid_fast.engine.stages.image_batches import ImageBatches, ViewBatch
+from vireid_fast.engine.stages.plan import stage_plan
+from vireid_fast.engine.stages.stored_features import RowOrder, StoredFeatures, both_directions
+from vireid_fast.engine.stages.visual_terms import (
+    VIEWS,
+    encode_views,
+    identity_term,
+    metric_terms,
+    total,
+)
+from vireid_fast.engine.training_data import TrainingImages
+from vireid_fast.losses import (
+    image_to_text,
+    scale_for_scores,
+    supervised_contrast,
+    weighted_regularized_triplet,
+)
+from vireid_fast.losses.precision import at_least_float32
+from vireid_fast.models import CLIP4VIReID
+
+HEADS = ("neck", "pooling", "text_norm")
+VISUAL = ("encoder.", "pooled_neck.", "projected_neck.")
+VISIBLE_STEM = "encoder.visual.stem."
+
+
+class CLIP4VIReIDMethod(Method):
+    """CLIP4VI-ReID for the engine."""
+
+    model: CLIP4VIReID
+    processing: ClassVar[dict[str, str]] = {
+        "features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated",
+    }  # fmt: skip
+
+    def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
+        """See `Method.build_model`."""
+        own = self.config.clip4vi_reid
+        template = named_template(own.template).with_context_length(own.context_length)
+        model = CLIP4VIReID(
+            backbone.clip,
+            num_identities,
+            torch.tensor(backbone.ids_of(template)),
+            template.context_start,
+            own.context_length,
+            backend=self.config.backend,
+        )
+        if model.prompts is not None:
+            model.prompts.requires_grad_(own.learned_prompts)
+        return model
+
+    def stages(self, data: TrainingImages) -> list[Stage]:
+        """TSG where there are tokens to learn, IFE where it has epochs, HSA."""
+        own, stages = self.config.clip4vi_reid, []
+        if learns_texts(self.model):
+            stored = StoredFeatures(self.model, data, self.runtime)
+            stages.append(TextStage(self.model, stored, self.runtime))
+        if own.ife.epochs:
+            stages.append(InfraredStage(self.model, data, self.runtime))
+        return [*stages, AlignmentStage(self.model, data, self.runtime)]
+
+    def encode(self, images: Tensor, modality: str) -> Tensor:
+        """See `Method.encode`."""
+        return self.model.test_features(images, modality)
+
+
+def learns_texts(model: CLIP4VIReID) -> bool:
+    """Whether the model has tokens, and may learn them."""
+    return model.prompts is not None and model.prompts.context.requires_grad
+
+
+class TextStage:
+    """Stage 1, TSG: one text per identity, learned from visible images on stored features.
+
+    L = L_v2t + L_t2v with all encoders frozen. Infrared images take no part, as they are far from
+    what CLIP has seen; `text_from: both` lets them, as an ablation.
+    """
+
+    name = "tsg"
+    chooses_epoch = False
+
+    def __init__(self, model: CLIP4VIReID, stored: StoredFeatures, runtime: Runtime) -> None:
+        self._model = model
+        self._stored = stored
+        self._runtime = runtime
+        self._own = runtime.config.clip4vi_reid
+
+    def prepare(self) -> StagePlan:
+        """See `Stage.prepare`."""
+        pairs = self._stored.extract(place=self.name)
+        self._images, self._labels = pairs.visible, pairs.labels
+        if self._own.text_from == "both":
+            self._images = torch.cat((pairs.visible, pairs.infrared))
+            self._labels = pairs.labels.repeat(2)
+        self._model.eval()
+        self._order = RowOrder(
+            len(self._labels), self._own.tsg.batch_size, self._runtime, self.name
+        )
+        return stage_plan(self._model.prompts.named_parameters(), self._own.tsg)
+
+    def num_batches(self) -> int:
+        """See `Stage.num_batches`."""
+        return len(self._order)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Rows of images, every image once in random order."""
+        return self._order.epoch(epoch)
+
+    def describe(self, batch: Tensor) -> str:
+        """See `Stage.describe`."""
+        return self._stored.describe(self._labels[batch])
+
+    def step(self, batch: Tensor) -> dict[str, Tensor]:
+        """Both directions of the image-text contrast; processes share the texts."""
+        world, labels = self._runtime.world, self._labels[batch]
+        with self._runtime.precision.autocast():
+            own = self._model.encode_text(labels[world.row_slice(len(labels))])
+        texts = world.gather(own)
+        return both_directions(self._images[batch], texts, labels, self._own.text_temperature)
+
+
+class InfraredStage:
+    """Stage 2, IFE: constant texts rectify the embedding of infrared images.
+
+    L = CE(p_R T^T) + L_r2t + L_t2r + CE(f_R) + CE(p_R) + WRT([f_V; f_V'; f_R]) + CE(p_V T^T), each
+    with its weight. It trains the shared encoder and the infrared stem; the visible stem rests.
+    """
+
+    name = "ife"
+    chooses_epoch = False
+
+    def __init__(self, model: CLIP4VIReID, images: TrainingImages, runtime: Runtime) -> None:
+        self._model = model
+        self._images = images
+        self._runtime = runtime
+        self._own = runtime.config.clip4vi_reid
+        self._own_stems = model.encoder.infrared_stem is not None
+
+    def prepare(self) -> StagePlan:
+        """See `Stage.prepare`."""
+        settings = self._own.ife
+        self._batches = ImageBatches(self._images, self._runtime, self.name, settings.epochs)
+        self._model.eval()
+        self._bank = self._model.text_bank()
+        named = (
+            (name, parameter)
+            for name, parameter in self._model.named_parameters()
+            if name.startswith(VISUAL)
+            and not (self._own_stems and name.startswith(VISIBLE_STEM))
+        )
+        return stage_plan(named, settings, heads=HEADS, decay_vectors=settings.kind == "adam")
+
+    def num_batches(self) -> int:
+        """See `Stage.num_batches`."""
+        return len(self._batches)
+
+    def batches(self, epoch: int) -> Iterator[ViewBatch]:
+        """Augmented views of identity-balanced batches."""
+        self._model.train()
+        if self._own_stems:
+            # Its batch norms rest as well.
+            self._model.encoder.visual.stem.eval()
+        return self._batches.epoch(epoch)
+
+    def describe(self, batch: ViewBatch) -> str:
+        """See `Stage.describe`."""
+        return self._batches.describe(batch)
+
+    def step(self, batch: ViewBatch) -> dict[str, Tensor]:
+        """All losses of one step; "loss" is their weighted sum."""
+        weights, labels, count = self._own.ife_loss, batch.labels, len(batch.labels)
+        temperature, backend = self._own.text_temperature, self._runtime.config.backend
+        pooled, projected = encode_views(self._model, batch, self._runtime)
+        infrared = projected[2 * count :]
+        bank, p = (scale_for_scores(x, temperature) for x in (self._bank, projected))
+        terms = {
+            "text_infrared": weights.text
+            * image_to_text(p[2 * count :], bank, labels, backend=backend),
+            "text_anchor": weights.anchor
+            * image_to_text(p[:count], bank, labels, backend=backend),
+            "contrast": weights.contrast
+            * both_directions(infrared, self._bank[labels], labels, temperature)["loss"],
+            "wrt": weights.wrt * weighted_regularized_triplet(pooled, labels.repeat(VIEWS)),
+        }
+        necks = (self._model.pooled_neck, self._model.projected_neck)
+        infrared_rows = (pooled[2 * count :], infrared)
+        for name, rows, neck in zip(("f", "p"), infrared_rows, necks, strict=True):
+            terms[f"identity_{name}"] = weights.identity * identity_term(
+                neck(rows).logits, labels, self._own.loss
+            )
+        return total(terms)
+
+
+class AlignmentStage:
+    """Stage 3, HSA: images of both modalities and texts are aligned together.
+
+    L = CE(f) + CE(p) + WRT + MSEL + CE(p_V T^T) + CE(p_R T^T) + L_t2i(t, sg[p_V; p_R]) + CE(h(t)),
+    each with its weight. t are the texts of the batch's identities, which are tuned; the other rows
+    of T are those of the epoch's beginning or of their last batch. h is the identity classifier of
+    p, so that texts keep what identifies.
+    """
+
+    name = "hsa"
+    chooses_epoch = True
+
+    def __init__(self, model: CLIP4VIReID, images: TrainingImages, runtime: Runtime) -> None:
+        self._model = model
+        self._images = images
+        self._runtime = runtime
+        self._own = runtime.config.clip4vi_reid
+        self._tunes = self._own.text_tuning and learns_texts(model)
+
+    def prepare(self) -> StagePlan:
+        """See `Stage.prepare`."""
+        settings = self._own.hsa
+        self._batches = ImageBatches(self._images, self._runtime, self.name, settings.epochs)
+        trained = (*VISUAL, "text_norm.", "prompts.") if self._tunes else VISUAL
+        named = (
+            (name, parameter)
+            for name, parameter in self._model.named_parameters()
+            if name.startswith(trained)
+        )
+        return stage_plan(
+            named, settings, heads=HEADS, factors={"prompts.": self._own.prompt_lr_factor},
+            decay_vectors=settings.kind == "adam",
+        )  # fmt: skip
+
+    def num_batches(self) -> int:
+        """See `Stage.num_batches`."""
+        return len(self._batches)
+
+    def batches(self, epoch: int) -> Iterator[ViewBatch]:
+        """Augmented views; the texts of all identities are computed anew for each epoch.
+
+        So a resumed run has the bank of an uninterrupted one.
+        """
+        self._model.eval()
+        self._bank = self._model.text_bank()
+        self._model.train()
+        return self._batches.epoch(epoch)
+
+    def describe(self, batch: ViewBatch) -> str:
+        """See `Stage.describe`."""
+        return self._batches.describe(batch)
+
+    def step(self, batch: ViewBatch) -> dict[str, Tensor]:
+        """All losses of one step; "loss" is their weighted sum."""
+        weights, labels, count = self._own.loss, batch.labels, len(batch.labels)
+        features = encode_views(self._model, batch, self._runtime)
+        necks = (self._model.pooled_neck, self._model.projected_neck)
+        terms: dict[str, Tensor] = {}
+        for name, feature, neck in zip(("f", "p"), features, necks, strict=True):
+            logits = neck(feature).logits
+            terms[f"identity_{name}"] = identity_term(logits, labels.repeat(VIEWS), weights)
+            metric = metric_terms(feature, labels, weights, self._runtime)
+            terms |= {f"{term}_{name}": value for term, value in metric.items()}
+        projected, bank = features.projected, self._bank
+        if self._tunes:
+            # K rows of each identity follow each other.
+            people = labels[:: self._runtime.config.sampler.instances]
+            texts = self._texts(people)
+            bank = self._bank.index_copy(0, people, texts)
+            self._bank = bank.detach()
+            terms["refinement"] = weights.text_refinement * self._refine(
+                texts, people, torch.cat((projected[:count], projected[2 * count :])), labels
+            )
+        temperature, backend = self._own.text_temperature, self._runtime.config.backend
+        bank, p = (scale_for_scores(x, temperature) for x in (bank, projected))
+        for name, rows, weight in (
+            ("visible", p[:count], weights.visible_text),
+            ("infrared", p[2 * count :], weights.infrared_text),
+        ):
+            loss = image_to_text(rows, bank, labels, backend=backend)
+            terms[f"text_{name}"] = weight * loss
+        return total(terms)
+
+    def _texts(self, people: Tensor) -> Tensor:
+        """Texts of identities, each computed by one process. Shape (P, d)."""
+        world = self._runtime.world
+        with self._runtime.precision.autocast():
+            own = self._model.encode_text(people[world.row_slice(len(people))])
+        return world.gather(own.to(self._bank.dtype))
+
+    def _refine(self, texts: Tensor, people: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """L_t2i(t, sg[p_V; p_R]) + CE(h(t)): texts move towards images, not the reverse."""
+        scale = self._own.text_temperature
+        contrast = supervised_contrast(
+            scale_for_scores(texts, scale), scale_for_scores(images.detach(), scale),
+            people, labels.repeat(2),
+        )  # fmt: skip
+        logits = self._model.text_logits(texts)
+        return contrast + nn.functional.cross_entropy(at_least_float32(logits), people)

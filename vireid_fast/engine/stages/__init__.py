@@ -1,0 +1,1 @@
+"""Parts that the stages of several methods are made of."""
