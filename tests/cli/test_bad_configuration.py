@@ -165,8 +165,8 @@ def test_a_weights_card_that_cannot_be_read(vireid, pristine_root, tmp_path, car
     [
         ("evaluation.protocol=sysu", "evaluation.protocol must be one of ['bupt/full', "
          "'bupt/official-bs64', "),
-        ("evaluation.mode=outdoor", "evaluation.mode must be one of ['all', 'indoor'] for "
-         "sysu/agw, got 'outdoor'"),
+        ("evaluation.mode=outdoor", "evaluation.mode must be one of ['all', 'indoor'] or 'each' "
+         "for sysu/agw, got 'outdoor'"),
         ("csdn.context_length=5", "context_length must be 4, the number of tokens that the "
          "template 'person' leaves to be learned, got 5"),
         ("csdn.integration=none", "got 'none'"),

@@ -122,8 +122,8 @@ def test_each_feature_is_in_the_slot_of_its_modality(name):
     out = model(visible, infrared)
     layer = model.compensation
     own = layer.original(F.normalize(out.projected))
-    as_visible = layer.compensated(F.normalize(out.visible_text))
-    as_infrared = layer.compensated(F.normalize(out.infrared_text))
+    as_visible = own + layer.gate * layer.compensated(F.normalize(out.visible_text))
+    as_infrared = own + layer.gate * layer.compensated(F.normalize(out.infrared_text))
     expected = torch.cat(
         [torch.cat([own[:2], as_infrared[:2]], 1), torch.cat([as_visible[2:], own[2:]], 1)]
     )
@@ -147,7 +147,9 @@ def test_test_features_follow_the_formula(name, modality):
         features = model.encode_images(*_pair(view, modality))
         own = model.compensation.original(F.normalize(features.projected))
         missing = model.describe(features, OTHER[modality])
-        other = model.compensation.compensated(F.normalize(missing))
+        other = own + model.compensation.gate * model.compensation.compensated(
+            F.normalize(missing)
+        )
         z = torch.cat((own, other) if modality == "visible" else (other, own), dim=1)
         norm = model.complete_neck.norm
         z = (z - norm.running_mean) / (norm.running_var + norm.eps).sqrt()

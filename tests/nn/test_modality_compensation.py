@@ -31,7 +31,9 @@ def test_equals_the_loop(num_visible):
     expected = []
     for row in range(5):
         own = _slot(compensation.original, projected[row].tolist())
-        other = _slot(compensation.compensated, missing[row].tolist())
+        added = _slot(compensation.compensated, missing[row].tolist())
+        gate = compensation.gate.tolist()
+        other = [o + g * t for o, g, t in zip(own, gate, added, strict=True)]
         expected.append(own + other if row < num_visible else other + own)
     actual = compensation(projected, missing, num_visible)
     expected = torch.tensor(expected, dtype=torch.float64)
@@ -43,20 +45,27 @@ def test_the_compensated_slot_is_that_of_the_missing_modality():
     image, description = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 5.0]])
     visible = compensation(image, description, 1)
     infrared = compensation(image, description, 0)
-    # Slots are (visible, infrared); both maps start as the identity.
-    assert visible.tolist() == [[1, 0, 0, 0, 0, 1]]
-    assert infrared.tolist() == [[0, 0, 1, 1, 0, 0]]
+    # Slots are (visible, infrared); both maps start as the identity and the gate at a tenth.
+    tenth = torch.tensor(0.1).item()
+    assert visible.tolist() == [[1, 0, 0, 1, 0, tenth]]
+    assert infrared.tolist() == [[1, 0, tenth, 1, 0, 0]]
 
 
-def test_swapped_maps_and_inputs_give_the_other_modality_s_feature():
+def test_the_two_modalities_have_the_same_slots_in_the_other_order():
     compensation = _random()
-    swapped = ModalityCompensation(WIDTH).double()
-    swapped.original.load_state_dict(compensation.compensated.state_dict())
-    swapped.compensated.load_state_dict(compensation.original.state_dict())
     image, description = torch.randn(2, 1, WIDTH, dtype=torch.float64)
-    visible = compensation(image, description, 1)
-    assert torch.equal(swapped(description, image, 0), visible)
-    assert not torch.allclose(compensation(description, image, 0), visible)
+    visible, infrared = compensation(image, description, 1), compensation(image, description, 0)
+    assert torch.equal(visible, infrared.roll(WIDTH, dims=1))
+    assert not torch.allclose(visible, infrared)
+
+
+def test_a_closed_gate_leaves_the_image_in_both_slots():
+    compensation = _random()
+    with torch.no_grad():
+        compensation.gate.zero_()
+    image, description = torch.randn(2, 4, WIDTH, dtype=torch.float64)
+    own, other = compensation(image, description, 4).chunk(2, dim=1)
+    assert torch.equal(own, other)
 
 
 def test_gradcheck():

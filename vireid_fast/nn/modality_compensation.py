@@ -12,11 +12,15 @@ _WHAT = "ModalityCompensation"
 class ModalityCompensation(nn.Module):
     """The complete feature of an image: a visible slot and an infrared slot.
 
-    z = [o_visible; o_infrared],  own slot o_m = W_o norm(p),  missing slot o_m' = W_c norm(t_m')
+    z = [o_visible; o_infrared],  own slot o_m = W_o norm(p),
+    missing slot o_m' = W_o norm(p) + g W_c norm(t_m')
 
-    So a visible image has [image; description], an infrared one [description; image], and slots
-    of two images are compared modality by modality. (Reimplementation following CLIP-MC's
-    abstract.) Both maps start as the identity.
+    So slots of two images are compared modality by modality: the image itself where it is of the
+    slot's modality, and where it is not, the image corrected by what its description in the words
+    of that modality adds. W_o and W_c start as the identity and the gate g, one number per channel,
+    at 0.1, so that z begins as p beside itself: with the description alone in the missing slot, two
+    images of different modalities would never be compared directly, and rows of one modality lie
+    apart from those of the other. (Reimplementation following CLIP-MC's abstract.)
 
     Args:
         width: Width d of image features and descriptions.
@@ -30,6 +34,7 @@ class ModalityCompensation(nn.Module):
         for layer in (self.original, self.compensated):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.gate = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, projected: Tensor, missing_text: Tensor, num_visible: int) -> Tensor:
         """Complete features.
@@ -50,7 +55,7 @@ class ModalityCompensation(nn.Module):
             f"lie in 0..{len(projected)}", num_visible,
         )  # fmt: skip
         own = self.original(F.normalize(projected))
-        other = self.compensated(F.normalize(missing_text))
+        other = own + self.gate * self.compensated(F.normalize(missing_text))
         visible = torch.cat((own[:num_visible], other[:num_visible]), dim=1)
         infrared = torch.cat((other[num_visible:], own[num_visible:]), dim=1)
         return torch.cat((visible, infrared))
