@@ -7,7 +7,12 @@ from pathlib import Path
 from vireid_fast._checks import require, require_choice
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.images import ImageError, load_images
-from vireid_fast.data.structure import Structure, count_structure, describe_differences
+from vireid_fast.data.structure import (
+    Structure,
+    count_long,
+    count_structure,
+    describe_differences,
+)
 from vireid_fast.data.synthetic import is_synthetic
 from vireid_fast.data.table import MODALITY_NAMES, ImageTable
 from vireid_fast.data.tracklets import TrackletTable
@@ -237,6 +242,9 @@ def check_dataset(
     entry = DATASETS.get(name)
     if entry is not None and entry.sizes is not None:
         counted = replace(counted, sizes={**counted.sizes, **entry.sizes(counted)})
+    if entry is not None and entry.min_frames > 1 and isinstance(table, TrackletTable):
+        longer = count_long(table, entry.min_frames)
+        counted = replace(counted, sizes={**counted.sizes, **longer})
     published = entry.published if entry is not None else None
     files = _files(table) if decode else []
     return CheckReport(

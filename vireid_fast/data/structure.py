@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vireid_fast.data.table import GALLERY, MODALITY_NAMES, QUERY, ImageTable
-from vireid_fast.data.tracklets import TrackletTable
+from vireid_fast.data.tracklets import TrackletTable, drop_short
 
 _UNION = "train+val"
 _ROLES = ((QUERY, "queries"), (GALLERY, "gallery"))
@@ -33,6 +33,7 @@ class Structure:
         frames: split -> "visible" or "infrared" -> frames of the tracklets; None for images.
         cameras: split -> "visible" or "infrared" -> camera -> its counts.
         total: "visible" or "infrared" -> rows on disk, those in no split included.
+        total_frames: Frames of all tracklets; None for images.
         sizes: Further counts of rows by name, such as "infrared queries" and "visible gallery".
     """
 
@@ -42,6 +43,7 @@ class Structure:
     frames: Counts | None = None
     cameras: Mapping[str, Mapping[str, Mapping[int, CameraCount]]] | None = None
     total: Mapping[str, int] | None = None
+    total_frames: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -84,8 +86,21 @@ def count_structure(table: ImageTable | TrackletTable) -> Structure:
             word: int(np.count_nonzero(table.modality == m))
             for m, word in enumerate(MODALITY_NAMES)
         },
+        total_frames=int(table.length.sum()) if is_video else None,
         sizes={} if table.roles is None else _count_roles(table),
     )
+
+
+def count_long(table: TrackletTable, frames: int) -> dict[str, int]:
+    """Training tracklets, queries and gallery of at least `frames` frames, by name."""
+    kept, size = drop_short(table, frames), f"{frames} frames or more"
+    counts = {
+        f"{word} training": len(kept.rows("train", modality=m))
+        for m, word in enumerate(MODALITY_NAMES)
+    }
+    if kept.roles is not None:
+        counts |= _count_roles(kept)
+    return {f"{name}, {size}": count for name, count in counts.items()}
 
 
 def _each(chosen: dict, count) -> dict:
@@ -165,6 +180,9 @@ def _comparisons(counted: Structure, published: Structure) -> Iterator[tuple[str
     for word, want in (published.total or {}).items():
         have = (counted.total or {}).get(word, 0)
         yield f"all: {have:,} {word} {unit}", have, want
+    if published.total_frames is not None:
+        have = counted.total_frames or 0
+        yield f"all: {have:,} frames", have, published.total_frames
     for name, want in published.sizes.items():
         have = counted.sizes.get(name, 0)
         yield f"{name}: {have:,} {unit}", have, want

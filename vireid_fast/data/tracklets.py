@@ -93,3 +93,26 @@ class TrackletTable:
         """Rows of `frames` of one tracklet, in time. Shape (length,), int64."""
         first = int(self.start[tracklet])
         return np.arange(first, first + int(self.length[tracklet]), dtype=np.int64)
+
+
+def select_tracklets(table: TrackletTable, rows: np.ndarray) -> TrackletTable:
+    """The tracklets in `rows`, in that order; a partner that is not among them becomes -1.
+
+    The table of frames, and with it splits and findings, stays as it is.
+    """
+    partner = table.partner
+    if partner is not None:
+        place = np.full(len(table) + 1, -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        # The last entry stands for those without a partner.
+        partner = place[partner[rows]]
+    return TrackletTable(table.frames, table.start[rows], table.length[rows], partner)
+
+
+def drop_short(table: TrackletTable, frames: int) -> TrackletTable:
+    """The tracklets of at least `frames` frames, of all splits.
+
+    VCM-project233/MITML@1b39c05 `data_manager.py` drops those of fewer than 12 frames in training
+    and in the test, as do VLD, X-ReID and M3-ReID.
+    """
+    return select_tracklets(table, np.flatnonzero(table.length >= frames))

@@ -75,14 +75,23 @@ def is_image(path: Path) -> bool:
 def existing(root: Path, paths: Iterable[str], source: object, findings: Findings) -> set[str]:
     """Those of `paths`, relative to `root`, that are files; the others are one problem.
 
+    Each folder is listed once: a video set has many frames in few folders.
+
     Args:
         root: Folder of the data set.
-        paths: Files to look for.
+        paths: Files to look for, with forward slashes.
         source: What lists them, for the message.
         findings: Receives the problem.
     """
     paths = list(dict.fromkeys(paths))
-    present = {path for path in paths if os.path.isfile(root / path)}
+    folders: dict[str, set[str]] = {}
+    present = set()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in folders:
+            folders[folder] = _file_names(root / folder)
+        if name in folders[folder]:
+            present.add(path)
     missing = [path for path in paths if path not in present]
     if missing:
         findings.problems.append(
@@ -90,6 +99,15 @@ def existing(root: Path, paths: Iterable[str], source: object, findings: Finding
             f"not: {name_some(missing, 4)}. Restore them in {root}, or remove their lines."
         )
     return present
+
+
+def _file_names(folder: Path) -> set[str]:
+    """Names of the files in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def overlap_problems(

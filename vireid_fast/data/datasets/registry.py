@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vireid_fast.data.datasets.bupt_campus import read_bupt_campus
+from vireid_fast.data.datasets.hitsz_vcm import PUBLISHED_MIN_FRAMES, read_vcm_layout
 from vireid_fast.data.datasets.llcm import read_llcm
 from vireid_fast.data.datasets.manifest import read_manifest
 from vireid_fast.data.datasets.regdb import NUM_SPLITS, read_regdb
 from vireid_fast.data.datasets.sysu_mm01 import INFRARED_CAMERAS, VISIBLE_CAMERAS, read_sysu_layout
 from vireid_fast.data.structure import CameraCount, Structure, sysu_sizes
-from vireid_fast.data.table import ImageTable
+from vireid_fast.data.table import MODALITY_NAMES, ImageTable
 from vireid_fast.data.tracklets import TrackletTable
 
 
@@ -23,12 +25,15 @@ class Dataset:
         splits: Number of published train / test splits, each of which needs a model of its own; 0
             where the set has one split only.
         sizes: Further counts of a structure by name, such as the sizes of a protocol.
+        min_frames: Frames that a tracklet needs to be used by the public code, in training and
+            test; those that have as many are counted too.
     """
 
     read: Callable[..., ImageTable | TrackletTable]
     published: Structure | None = None
     splits: int = 0
     sizes: Callable[[Structure], dict[str, int]] | None = None
+    min_frames: int = 1
 
 
 def _sysu_cameras(
@@ -104,6 +109,80 @@ _LLCM = Structure(
     total={"visible": 25626, "infrared": 21141},
 )
 
+
+def _vcm_sizes(structure: Structure) -> dict[str, int]:
+    """All tracklets, and those of training: the published counts do not tell the modalities."""
+    train = sum(structure.num_rows("train", word) for word in MODALITY_NAMES)
+    return {"training": train, "training and test": sum(structure.total.values())}
+
+
+# Comments of workingcoder/M3-ReID@2f6307e `data/manager.py`, which ran on the data; not verified
+# here. The lists of frames have 232,496 and 230,763 lines, together the published 463,259 frames;
+# that tracklets cover each line once is inferred. 21,863 tracklets are published.
+_HITSZ_VCM = Structure(
+    identities={"train": 500, "test": 427},
+    rows={"test": {"visible": 5643, "infrared": 5159}},
+    unit="tracklets",
+    total_frames=463259,
+    sizes={
+        "visible queries": 0,
+        "infrared queries": 5159,
+        "visible gallery": 5643,
+        "infrared gallery": 0,
+        "training": 11061,
+        "training and test": 21863,
+        "visible training, 12 frames or more": 5460,
+        "infrared training, 12 frames or more": 4291,
+        "infrared queries, 12 frames or more": 4584,
+        "visible gallery, 12 frames or more": 5099,
+    },
+)
+
+# Tracklets and frames as M3-ReID's comments have them; identities also in the README of
+# dyhBUPT/BUPTCampus@db1f179. In the test, queries and gallery are added up.
+_BUPT_CAMPUS = Structure(
+    identities={"train": 1074, "auxiliary": 930, "test": 1076},
+    rows={
+        "train": {"visible": 3574, "infrared": 3574},
+        "auxiliary": {"visible": 930, "infrared": 930},
+        "test": {"visible": 540 + 2422, "infrared": 536 + 2422},
+    },
+    unit="tracklets",
+    frames={
+        "train": {"visible": 398069, "infrared": 398069},
+        "auxiliary": {"visible": 104575, "infrared": 104575},
+        "test": {"visible": 48521 + 298771, "infrared": 53417 + 298771},
+    },
+    sizes={
+        "visible queries": 540,
+        "infrared queries": 536,
+        "visible gallery": 2422,
+        "infrared gallery": 2422,
+    },
+)
+
+
+def _scene_tracks(identities: Mapping[str, int], frames: int) -> Structure:
+    """Structure of a set in which each of four cameras has one tracklet of everyone."""
+    cameras = {"visible": (3, 4), "infrared": (1, 2)}
+    rows = {split: dict.fromkeys(cameras, 2 * n) for split, n in identities.items()}
+    return Structure(
+        identities=identities,
+        rows=rows,
+        unit="tracklets",
+        frames={s: {word: n * frames for word, n in words.items()} for s, words in rows.items()},
+        cameras={
+            split: {
+                word: {camera: CameraCount(n, n) for camera in numbers}
+                for word, numbers in cameras.items()
+            }
+            for split, n in identities.items()
+        },
+        sizes={"infrared queries": rows["test"]["infrared"],
+               "visible gallery": rows["test"]["visible"]},
+    )  # fmt: skip
+
+
 DATASETS: dict[str, Dataset] = {
     "sysu_mm01": Dataset(read_sysu_layout, _SYSU_MM01, sizes=sysu_sizes),
     "scene_regions": Dataset(
@@ -113,5 +192,10 @@ DATASETS: dict[str, Dataset] = {
     ),
     "regdb": Dataset(read_regdb, _REGDB, splits=NUM_SPLITS),
     "llcm": Dataset(read_llcm, _LLCM),
+    "hitsz_vcm": Dataset(
+        read_vcm_layout, _HITSZ_VCM, sizes=_vcm_sizes, min_frames=PUBLISHED_MIN_FRAMES
+    ),
+    "scene_tracks": Dataset(read_vcm_layout, _scene_tracks({"train": 278, "test": 90}, frames=12)),
+    "bupt_campus": Dataset(read_bupt_campus, _BUPT_CAMPUS),
     "manifest": Dataset(read_manifest),
 }
