@@ -10,8 +10,14 @@ import pytest
 from vireid_fast.data.check import check_dataset
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
-from vireid_fast.data.structure import count_structure
-from vireid_fast.data.table import ImageTable
+from vireid_fast.data.structure import (
+    CameraCount,
+    Structure,
+    count_structure,
+    describe_differences,
+)
+from vireid_fast.data.table import DatasetError, ImageTable
+from vireid_fast.data.tracklets import TrackletTable
 
 
 def table_of(counts, splits):
@@ -162,12 +168,102 @@ def test_problems_and_warnings_reach_the_report(make_layout):
     assert (report.problems, report.warnings, report.ok) == (("p",), ("w",), False)
 
 
-def test_registered_readers_take_root_and_strict(make_layout):
-    root = make_layout()
-    for dataset in DATASETS.values():
-        for strict in (True, False):
-            table = dataset.read(root, strict=strict)
-            assert count_structure(table) == count_structure(read_sysu_layout(root))
+@pytest.mark.parametrize("name", DATASETS)
+def test_registered_readers_take_root_and_strict(tmp_path, name):
+    """And the split where a set has several; all name the root that is not there."""
+    entry = DATASETS[name]
+    options = {"split": 1} if entry.splits else {}
+    for strict in (True, False):
+        with pytest.raises(DatasetError, match=re.escape(str(tmp_path / "absent"))):
+            entry.read(tmp_path / "absent", strict=strict, **options)
+
+
+def tracklet_table(lengths, roles=None):
+    """Tracklets of persons 1 (train) and 2 (test), modality and camera by their position."""
+    start = np.cumsum([0, *lengths])
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    frames = ImageTable(
+        root=Path("nowhere"),
+        paths=tuple(f"{n}.jpg" for n in range(len(owner))),
+        person_ids=np.where(owner < 3, 1, 2),
+        camera_ids=owner % 2 + 5,
+        modality=owner % 2,
+        image_indices=np.arange(len(owner)),
+        splits={"train": np.array([1]), "val": np.array([], int), "test": np.array([2])},
+        roles=None if roles is None else np.asarray(roles)[owner],
+    )
+    return TrackletTable(frames, start[:-1], np.asarray(lengths))
+
+
+def test_tracklets_frames_and_roles_are_counted():
+    counted = count_structure(tracklet_table([4, 2, 1, 3, 5], roles=[-1, -1, -1, 1, 0]))
+    assert counted == Structure(
+        identities={"train": 1, "val": 0, "test": 1},
+        rows={
+            "train": {"visible": 2, "infrared": 1},
+            "val": {"visible": 0, "infrared": 0},
+            "test": {"visible": 1, "infrared": 1},
+        },
+        unit="tracklets",
+        frames={
+            "train": {"visible": 5, "infrared": 2},
+            "val": {"visible": 0, "infrared": 0},
+            "test": {"visible": 5, "infrared": 3},
+        },
+        cameras={
+            "train": {"visible": {5: CameraCount(2, 1)}, "infrared": {6: CameraCount(1, 1)}},
+            "val": {"visible": {}, "infrared": {}},
+            "test": {"visible": {5: CameraCount(1, 1)}, "infrared": {6: CameraCount(1, 1)}},
+        },
+        total={"visible": 3, "infrared": 2},
+        total_frames=15,
+        sizes={
+            "visible queries": 0, "infrared queries": 1, "visible gallery": 1,
+            "infrared gallery": 0,
+        },
+    )  # fmt: skip
+    assert counted.parts == ("train", "test")
+
+
+def test_only_what_is_published_is_compared():
+    counted = count_structure(tracklet_table([4, 2, 1, 3, 5], roles=[-1, -1, -1, 1, 0]))
+    published = Structure(
+        identities={"train": 1, "test": 2, "auxiliary": 3},
+        rows={"train": {"infrared": 4}, "test": {"visible": 1}},
+        unit="tracklets",
+        frames={"test": {"infrared": 3, "visible": 6}},
+        sizes={"infrared queries": 2, "visible gallery": 1},
+    )
+    assert describe_differences(counted, published) == [
+        "test: 1 identities, published 2",
+        "auxiliary: 0 identities, published 3",
+        "train: 1 infrared tracklets, published 4",
+        "test: 5 visible frames, published 6",
+        "infrared queries: 1 tracklets, published 2",
+    ]
+    assert describe_differences(counted, counted) == []
+    # A split without the other's counts gives no sum to compare.
+    partly = Structure({"train": 1, "val": 1}, {"train": {"visible": 2}})
+    assert describe_differences(counted, partly) == [
+        "val: 0 identities, published 1", "train+val: 1 identities, published 2",
+    ]  # fmt: skip
+
+
+def test_report_of_tracklets():
+    report = check_dataset(tracklet_table([4, 2, 1, 3, 5]), "mine")
+    assert [line.split() for line in str(report).splitlines()[1:-1]] == [
+        ["split", "identities", "visible", "frames", "infrared", "frames"],
+        ["train", "1", "2", "5", "1", "2"],
+        ["test", "1", "1", "5", "1", "3"],
+        ["all", "3", "2"],
+    ]
+    values = report.to_json()
+    assert values["tracklets"] == {
+        "train": {"visible": 2, "infrared": 1}, "test": {"visible": 1, "infrared": 1},
+        "all": {"visible": 3, "infrared": 2},
+    }  # fmt: skip
+    assert values["frames"]["test"] == {"visible": 5, "infrared": 3}
+    assert values["cameras"]["test"]["infrared"]["6"] == {"tracklets": 1, "identities": 1}
 
 
 def test_report_as_text(make_layout):
