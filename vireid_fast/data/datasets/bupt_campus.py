@@ -74,24 +74,14 @@ def read_bupt_campus(root: str | Path, *, strict: bool = True) -> TrackletTable:
 
     Raises:
         DatasetError: The root or data_paths.json is missing or unusable, or there is no usable
-            tracklet; or, if strict: a list is missing or empty, a line does not have its form or is
-            repeated, its tracklet is not in data_paths.json or has no frame, a frame is missing, or
-            an identity is in two of train, auxiliary and test.
+            tracklet; or, if strict: a list other than the auxiliary one is missing or empty, a line
+            does not have its form, is repeated, or names a tracklet that data_paths.json does not
+            hold, a frame is missing, or an identity is in two of train, auxiliary and test.
     """
     lists, pictures = _places(require_root(root, f"{PICTURES}, {PATHS} and the lists"))
     listing = _read_listing(lists / PATHS)
     findings = Findings()
-    tracks: list[Track] = []
-    people: dict[str, np.ndarray] = {}
-    for name, (file, role) in LISTS.items():
-        own = _read_list(lists / file, role, listing, pictures, findings)
-        people[name] = ids_of(own)
-        offset = len(tracks)
-        tracks += [
-            track if track.partner == NO_PARTNER
-            else track._replace(partner=offset + track.partner)
-            for track in own
-        ]  # fmt: skip
+    tracks, people = _read_lists(lists, listing, pictures, findings)
     findings.require_images(
         tracks, lists, f"tracklets in {PICTURES}, listed in {PATHS}, train.txt, query.txt, ..."
     )
@@ -140,15 +130,50 @@ def _read_listing(file: Path) -> dict[str, Any]:
     return listing
 
 
+def _read_lists(
+    lists: Path, listing: dict[str, Any], pictures: str, findings: Findings
+) -> tuple[list[Track], dict[str, np.ndarray]]:
+    """The usable tracklets of all lists, and the identities of each list."""
+    tracks: list[Track] = []
+    people: dict[str, np.ndarray] = {}
+    for name, (file, role) in LISTS.items():
+        lines = _read_lines(lists / file, name, findings)
+        own = _read_list(lists / file, lines, role, listing, pictures, findings)
+        people[name] = ids_of(own)
+        offset = len(tracks)
+        tracks += [
+            track if track.partner == NO_PARTNER
+            else track._replace(partner=offset + track.partner)
+            for track in own
+        ]  # fmt: skip
+    return tracks, people
+
+
+def _read_lines(file: Path, name: str, findings: Findings) -> list[str]:
+    """Lines of a list; without auxiliary identities a method can do."""
+    own = Findings()
+    lines = read_lines(file, own)
+    if name == "auxiliary":
+        findings.warnings += own.problems
+    else:
+        findings.problems += own.problems
+    return lines
+
+
 def _read_list(
-    file: Path, role: int, listing: dict[str, Any], pictures: str, findings: Findings
+    file: Path,
+    lines: Sequence[str],
+    role: int,
+    listing: dict[str, Any],
+    pictures: str,
+    findings: Findings,
 ) -> list[Track]:
     """Usable tracklets of one list; partners are counted from the first of them."""
     words = (PAIR,) if role == NO_ROLE else tuple(MODALITIES)
     tracks: list[Track] = []
     seen: set[tuple[str, ...]] = set()
     malformed, repeated, absent = [], [], []
-    for number, text in enumerate(read_lines(file, findings), start=1):
+    for number, text in enumerate(lines, start=1):
         cells = tuple(text.split())
         if not _is_line(cells, words):
             malformed.append((number, repr(text)))

@@ -6,7 +6,7 @@ from vireid_fast.data.synthetic.captions import CAPTION_WORDS, caption
 from vireid_fast.data.synthetic.folder import is_synthetic
 from vireid_fast.data.synthetic.layouts import LAYOUTS, write_layout
 from vireid_fast.data.synthetic.layouts.sysu_mm01 import write_sysu_layout
-from vireid_fast.data.synthetic.render import render_person, render_tracklet
+from vireid_fast.data.synthetic.render import render_pair, render_person, render_tracklet
 from vireid_fast.data.synthetic.sheet import contact_sheet
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "caption",
     "contact_sheet",
     "is_synthetic",
+    "render_pair",
     "render_person",
     "render_tracklet",
     "sample_identity",

@@ -1,6 +1,6 @@
 """The six cameras of the synthetic set, numbered as in SYSU-MM01."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 VISIBLE, INFRARED = 0, 1
 
@@ -67,3 +67,16 @@ CAMERAS: dict[int, Camera] = {
 
 VISIBLE_CAMERAS = tuple(number for number, c in CAMERAS.items() if c.modality == VISIBLE)
 INFRARED_CAMERAS = tuple(number for number, c in CAMERAS.items() if c.modality == INFRARED)
+
+
+def camera_in(camera_id: int, modality: int) -> Camera:
+    """What a camera would be in a modality: same place, tilt and field, other light and optics.
+
+    These are taken from a camera of that modality, one at the same place if there is one.
+    """
+    own = CAMERAS[camera_id]
+    if own.modality == modality:
+        return own
+    others = [camera for camera in CAMERAS.values() if camera.modality == modality]
+    donor = next((camera for camera in others if camera.place == own.place), others[0])
+    return replace(donor, place=own.place, pitch=own.pitch, field=own.field)

@@ -10,7 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from vireid_fast._checks import require
 from vireid_fast.data.synthetic.attributes import Attributes, Material, require_integer
-from vireid_fast.data.synthetic.cameras import CAMERAS, INFRARED, Camera
+from vireid_fast.data.synthetic.cameras import CAMERAS, INFRARED, VISIBLE, Camera, camera_in
 from vireid_fast.data.synthetic.figure import figure_parts
 from vireid_fast.data.synthetic.raster import Canvas, Projection, draw_part
 from vireid_fast.data.synthetic.scene import Picture, background, value_noise
@@ -87,13 +87,52 @@ def render_tracklet(
     Raises:
         TypeError: A seed, count or size is no integer. ValueError: One of them is unusable.
     """
-    what = "render_tracklet"
+    views = _walk_views("render_tracklet", attributes, camera_id, track_seed, frames, size)
+    return np.stack([_render(attributes, CAMERAS[camera_id], camera_id, v, size) for v in views])
+
+
+def render_pair(
+    attributes: Attributes,
+    camera_id: int,
+    track_seed: int,
+    frames: int,
+    size: tuple[int, int] = (128, 64),
+) -> tuple[Image8, Image8]:
+    """A walk recorded in both modalities at once, aligned pixel by pixel.
+
+    Args:
+        attributes, camera_id, track_seed, frames, size: As of `render_tracklet`, whose result is
+            the half in the camera's own modality.
+
+    Returns:
+        Visible and infrared frames. Shape (T, H, W, 3) each, uint8.
+
+    Raises:
+        TypeError: A seed, count or size is no integer. ValueError: One of them is unusable.
+    """
+    views = _walk_views("render_pair", attributes, camera_id, track_seed, frames, size)
+    cameras = [camera_in(camera_id, modality) for modality in (VISIBLE, INFRARED)]
+    visible, infrared = (
+        np.stack([_render(attributes, camera, camera_id, view, size) for view in views])
+        for camera in cameras
+    )
+    return visible, infrared
+
+
+def _walk_views(
+    what: str,
+    attributes: Attributes,
+    camera_id: int,
+    track_seed: int,
+    frames: int,
+    size: tuple[int, int],
+) -> list[View]:
+    """The views of a walk, of checked arguments."""
     _check_arguments(what, attributes, camera_id, size)
     require_integer(what, "track_seed", track_seed, 0)
     require_integer(what, "frames", frames, 1)
     first = sample_view(_stream(attributes, camera_id, track_seed, TRACKLETS))
-    views = (walk(first, frame, frames) for frame in range(frames))
-    return np.stack([_render(attributes, CAMERAS[camera_id], camera_id, v, size) for v in views])
+    return [walk(first, frame, frames) for frame in range(frames)]
 
 
 def _stream(
@@ -130,7 +169,8 @@ def _render(
     person: Attributes, camera: Camera, camera_id: int, view: View, size: tuple[int, int]
 ) -> Image8:
     colour, alpha = _draw_figure(person, camera, view, size)
-    scene = _window(background(camera_id, view.variant, size[0]), view.window, size)
+    surroundings = background(camera_id, camera.modality, view.variant, size[0])
+    scene = _window(surroundings, view.window, size)
     scene = scene[..., : colour.shape[-1]] * (1.0 - _shadows(camera, view, alpha))[..., None]
     picture = scene * (1.0 - alpha)[..., None] + colour
     picture = _occlude(picture, camera, view)

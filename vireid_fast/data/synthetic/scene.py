@@ -241,29 +241,30 @@ def value_noise(rng: np.random.Generator, height: int, width: int, cell: float) 
 
 
 @lru_cache(maxsize=64)
-def background(camera_id: int, variant: int, size: int) -> Picture:
+def background(camera_id: int, modality: int, variant: int, size: int) -> Picture:
     """The surroundings of one camera; equal arguments, equal picture.
 
     Args:
         camera_id: Key of `CAMERAS`.
+        modality: 0 visible, 1 infrared; changes tones, but no shape.
         variant: Which part of the place, 0 to VARIANTS - 1.
         size: Image height H that 1 scene unit stands for, pixels.
 
     Returns:
         RGB in [0, 1], float32, read-only. Shape (ceil(HEIGHT H), ceil(WIDTH H), 3).
     """
-    camera = CAMERAS[camera_id]
+    place = CAMERAS[camera_id].place
     rng = np.random.default_rng([camera_id, variant, 0xBAC])
-    brush = _Brush(size, camera.modality == INFRARED, rng)
-    _PLACES[camera.place](brush)
+    brush = _Brush(size, modality == INFRARED, rng)
+    _PLACES[place](brush)
     height, width = ceil(HEIGHT * size), ceil(WIDTH * size)
     image = brush.image.resize((width, height), Image.Resampling.BOX)
-    image = image.filter(ImageFilter.GaussianBlur(_BLUR[camera.place] * size))
+    image = image.filter(ImageFilter.GaussianBlur(_BLUR[place] * size))
     picture = np.asarray(image, np.float32) / 255.0
     grain = 0.018 * value_noise(rng, height, width, max(1.0, size / 100))
     grain += 0.045 * value_noise(rng, height, width, size / 7)
     picture = picture * (1.0 + grain[..., None])
-    if camera.modality == INFRARED:
+    if modality == INFRARED:
         picture *= _lamp(rng, height, width)[..., None]
     picture.flags.writeable = False
     return picture

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vireid_fast._checks import require, require_choice
+from vireid_fast.data.synthetic.layouts.bupt_campus import write_bupt_layout
+from vireid_fast.data.synthetic.layouts.hitsz_vcm import write_vcm_layout
 from vireid_fast.data.synthetic.layouts.llcm import write_llcm_layout
 from vireid_fast.data.synthetic.layouts.manifest import write_manifest_layout
 from vireid_fast.data.synthetic.layouts.regdb import write_regdb_layout
@@ -20,6 +22,8 @@ LAYOUTS: dict[str, Callable[..., bool]] = {
     "sysu_mm01": write_sysu_layout,
     "regdb": write_regdb_layout,
     "llcm": write_llcm_layout,
+    "hitsz_vcm": write_vcm_layout,
+    "bupt_campus": write_bupt_layout,
     "manifest": write_manifest_layout,
 }
 
