@@ -9,7 +9,9 @@ import yaml
 from command_line import train_arguments
 from PIL import Image
 
+from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.feature_files import read_features
+from vireid_fast.data.synthetic import LAYOUTS
 
 
 def _identities(root, split):
@@ -102,7 +104,7 @@ def test_an_incomplete_data_set(vireid, root, tmp_path, damage):
 
 def test_an_unknown_data_set(vireid, root, tmp_path):
     message = vireid.error("check-data", "--root", root, "--data", "sysu")
-    assert "--data must be one of ['scene_regions', 'sysu_mm01'], got 'sysu'" in message
+    assert f"--data must be one of {sorted(DATASETS)}, got 'sysu'" in message
     message = vireid.error(*train_arguments(root, tmp_path / "run", "data.name=sysu"))
     assert "data.name must be one of" in message
 
@@ -194,7 +196,9 @@ def test_images_of_every_mode_are_read(vireid, root, run):
         (("--views", "0"), "views must be at least 1, got 0"),
         (("--height", "0"), "size must be at least 16, got 0"),
         (("--seed", "-1"), "seed must be at least 0, got -1"),
-        (("--layout", "coco"), "--layout must be one of ['sysu_mm01'], got 'coco'"),
+        (("--layout", "coco"), f"--layout must be one of {list(LAYOUTS)}, got 'coco'"),
+        (("--layout", "llcm", "--tracklets", "1"), "must be left out for the layout llcm"),
+        (("--layout", "manifest", "--tracklets", "-1"), "tracklets must be at least 0, got -1"),
         (("--sheet", "sheet.jpg"), "--sheet must end in .png, got sheet.jpg"),
     ],
 )
