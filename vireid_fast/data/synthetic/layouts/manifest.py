@@ -51,7 +51,7 @@ def write_manifest_layout(
     views: int = 4,
     size: tuple[int, int] = (128, 64),
     seed: int = 0,
-    splits: Shares = (0.6, 0.15, 0.25),
+    splits: Shares = (0.7, 0.0, 0.3),
     tracklets: int = 0,
     tracklet_frames: int = 12,
     quality: int = 92,
@@ -69,7 +69,8 @@ def write_manifest_layout(
         views: Images per identity and camera, of which there are six; unused with tracklets.
         size: Height and width of the images in pixels.
         seed: Non-negative; equal arguments give equal files.
-        splits: Shares of train, validation and test identities; they sum to 1.
+        splits: Shares of train, validation and test identities; they sum to 1. Without validation
+            identities a run may hold out a share of the training ones.
         tracklets: Walks per identity and camera in place of images; 0 writes images.
         tracklet_frames: Frames per walk; 15 are one gait cycle.
         quality: JPEG quality, 1 to 95.
