@@ -13,9 +13,9 @@ import torch
 
 from vireid_fast.engine.distributed import World
 
-# The server imports torch once; every process is a fork of it.
+# The server imports once; every process is a fork of it.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "vireid_fast.engine.distributed"])
+CONTEXT.set_forkserver_preload(["torch", "vireid_fast.engine.workflow"])
 
 
 def run_processes(
@@ -39,12 +39,22 @@ def run_processes(
     Returns:
         One entry per process in rank order; None for a process that ended without a result.
     """
+    return run_like_torchrun(_in_world, size, folder, function, timeout, args, join=join)
+
+
+def run_like_torchrun(
+    function: Callable[..., Any], size: int, folder: Path, *args: Any, join: float = 60.0
+) -> list[Any]:
+    """What `function(*args)` returns in processes that have torchrun's environment.
+
+    Arguments and result as of `run_processes`, but for the world, which the function may make.
+    """
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        CONTEXT.Process(target=_run, args=(function, rank, size, port, folder, timeout, args))
+        CONTEXT.Process(target=_run, args=(function, rank, size, port, folder, args))
         for rank in range(size)
     ]
     for process in processes:
@@ -59,14 +69,13 @@ def run_processes(
     return [torch.load(f, weights_only=False) if f.exists() else None for f in files]
 
 
+def _in_world(function: Callable[..., Any], timeout: float, args: tuple) -> Any:
+    with World.from_environment("cpu", timeout=timeout) as world:
+        return function(world, *args)
+
+
 def _run(
-    function: Callable[..., Any],
-    rank: int,
-    size: int,
-    port: int,
-    folder: Path,
-    timeout: float,
-    args: tuple,
+    function: Callable[..., Any], rank: int, size: int, port: int, folder: Path, args: tuple
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {
@@ -74,8 +83,7 @@ def _run(
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     try:
-        with World.from_environment("cpu", timeout=timeout) as world:
-            result = function(world, *args)
+        result = function(*args)
     except Exception as error:
         traceback.print_exc()
         result = error

@@ -14,7 +14,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vireid_fast._checks import require, sentence
+from vireid_fast.engine.failures import FAILED, explain, left_alone, report_failure
 from vireid_fast.nn.collectives import CollectiveError, all_gather, all_reduce_sum
 
 WHAT = "distributed"
@@ -33,9 +33,6 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 BUCKET = 1 << 23
 """Elements of the gradients that are summed in one message, at least: 32 MiB of float32."""
-
-FAILED = "failed"
-"""Key under which the first process that fails says so."""
 
 Value = TypeVar("Value")
 
@@ -258,16 +255,13 @@ class World:
     def _abandon(self, error: BaseException) -> None:
         """Leave without the others, who shall know why; name who failed before this process."""
         store, self._store = self._store, None
-        own = f"process {self.rank} failed: {type(error).__name__}: {error}"
-        first = own
-        # The store is gone where it was held by a process that ended.
-        with suppress(RuntimeError):
-            first = store.compare_set(FAILED, "", own).decode()
+        if not isinstance(error, CollectiveError):
+            report_failure(store, self.rank, error)
         if self.device == "cpu":
             # Closed connections wake the others. NCCL would wait for them instead.
             dist.destroy_process_group()
-        if isinstance(error, CollectiveError) and first != own:
-            raise CollectiveError(_left_alone(first)) from error
+        if isinstance(error, CollectiveError):
+            raise explain(store, self.rank, self.size, error) from error
 
     def _key(self, kind: str) -> str:
         self._calls += 1
@@ -286,11 +280,11 @@ class World:
         try:
             while not self._store.check([key]):
                 if self._store.check([FAILED]):
-                    raise CollectiveError(_left_alone(self._store.get(FAILED).decode()))
+                    raise left_alone(self._store.get(FAILED).decode())
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
         except dist.DistError as error:
-            raise CollectiveError(_left_alone(str(error).rstrip("."))) from error
+            raise left_alone(str(error)) from error
 
 
 class _Gather(torch.autograd.Function):
@@ -324,11 +318,10 @@ def _sum_together(gradients: list[Tensor]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _left_alone(reason: str) -> str:
-    return sentence(
-        WHAT, "all processes", "go on to the end", reason,
-        "Repair that one; --resume continues after the last checkpoint.",
-    )  # fmt: skip
+def require_one_process(what: str) -> None:
+    """Refuse to run a command that is not shared by processes under torchrun."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    require(size == "1", what, "WORLD_SIZE", "be 1 or absent", size, "Start it without torchrun.")
 
 
 def _read_environment() -> tuple[int, int, int]:

@@ -1,0 +1,84 @@
+"""What becomes of the other processes when one fails: they stop, name it, and one of them tells.
+
+Processes talk through the store in which they met, which outlives their connections.
+"""
+
+import time
+
+import torch.distributed as dist
+
+from vireid_fast._checks import sentence
+from vireid_fast.nn.collectives import CollectiveError
+
+FAILED = "failed"
+"""Key under which the first process that fails says so."""
+
+STOPPED = "stopped"
+"""Key under which each process says that it no longer waits for the others."""
+
+PATIENCE = 5.0
+"""Seconds in which processes that are left alone find out who else is."""
+
+
+def left_alone(reason: str) -> CollectiveError:
+    """The error of a process that cannot go on without another."""
+    return CollectiveError(
+        sentence(
+            "distributed", "all processes", "go on to the end", reason.rstrip("."),
+            "Repair that one; --resume continues after the last checkpoint.",
+        )
+    )  # fmt: skip
+
+
+def report_failure(store: dist.Store, rank: int, error: BaseException) -> None:
+    """Tell the others of an error of this process; mark it if another has told the same one."""
+    own = f"{type(error).__name__}: {error}"
+    try:
+        first = store.compare_set(FAILED, "", f"process {rank} failed: {own}").decode()
+    except RuntimeError:
+        # The store is gone where it was held by a process that ended; this one can only raise.
+        return
+    mark(error, shown_elsewhere=first.endswith(f" failed: {own}") and not _is_of(first, rank))
+
+
+def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> CollectiveError:
+    """The error of a process whose peers are gone: names the one that failed, was killed or hangs.
+
+    Args:
+        store: Where the processes met.
+        rank: This process.
+        size: Number of processes.
+        error: What went wrong here.
+
+    Returns:
+        An error to raise from `error`, marked where another process shows the cause.
+    """
+    others = set(range(size)) - {rank}
+    stopped: set[int] = set()
+    end = time.monotonic() + PATIENCE
+    try:
+        store.set(f"{STOPPED}/{rank}", "")
+        while stopped != others and time.monotonic() < end:
+            if store.check([FAILED]):
+                named = left_alone(store.get(FAILED).decode())
+                # The failed process shows its error, and the first one names it once more.
+                return mark(named, shown_elsewhere=rank > 0)
+            stopped |= {r for r in others - stopped if store.check([f"{STOPPED}/{r}"])}
+            time.sleep(0.02)
+        silent = ", ".join(map(str, sorted(others - stopped)))
+        last = f" No sign of process {silent}: killed, or stuck." if silent else ""
+        # Who waits at the store, not for a connection, must stop as well.
+        store.compare_set(FAILED, "", f"process {rank} gave up: {error}{last}")
+    except RuntimeError:
+        return CollectiveError(f"{error} Process 0 or torchrun, which held the store, has ended.")
+    return mark(CollectiveError(f"{error}{last}"), shown_elsewhere=any(r < rank for r in stopped))
+
+
+def mark(error: BaseException, *, shown_elsewhere: bool) -> BaseException:
+    """Set `shown_elsewhere`, by which the command line knows not to repeat an error."""
+    error.shown_elsewhere = shown_elsewhere
+    return error
+
+
+def _is_of(text: str, rank: int) -> bool:
+    return text.startswith(f"process {rank} failed: ")
