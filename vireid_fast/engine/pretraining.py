@@ -13,7 +13,7 @@ from vireid_fast.data.synthetic import write_sysu_layout
 from vireid_fast.engine.checkpoint import save_tensors
 from vireid_fast.engine.clip_setup import Backbone, build_backbone
 from vireid_fast.engine.data_setup import CACHE_FOLDER, read_table, training_data
-from vireid_fast.engine.distributed import World
+from vireid_fast.engine.distributed import World, require_one_process
 from vireid_fast.engine.method_setup import facts, image_size, start
 from vireid_fast.engine.pretrain import Pretraining, PretrainStage, read_captions
 from vireid_fast.engine.progress import progress_bar
@@ -41,6 +41,7 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
     Returns:
         The weight file `weights.safetensors` in `path`; `weights.json` beside it is its card.
     """
+    require_one_process("pretrain")
     run = RunFolder(path)
     run.require_startable(config, resume=resume)
     paired = training_data(config, read_table(config))

@@ -38,6 +38,16 @@ def progress_bar(description: str, *, enabled: bool = True) -> Iterator[Advance]
         yield advance
 
 
+@contextmanager
+def silent(enabled: bool) -> Iterator[None]:
+    """Within it, where `enabled`, there are no bars and no lines: another process shows them."""
+    before, console.quiet = console.quiet, console.quiet or enabled
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def say(message: str) -> None:
     """One line for the person who started the command, on standard error."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from vireid_fast._checks import require
 from vireid_fast._extension import HAS_EXTENSION
 from vireid_fast._files import atomic_write
 from vireid_fast._version import __version__
-from vireid_fast.config import Config, ConfigError, load_config
+from vireid_fast.config import Config, ConfigError, load_config, presets
 
 # What a continuation may change: where it runs and reads, and results beside training. The other
 # evaluation keys choose the epoch; `evaluation.batch_size` also blocks stage-2 features.
@@ -58,11 +58,13 @@ class RunFolder:
         )  # fmt: skip
         self._require_same(config)
 
-    def start(self, config: Config) -> None:
+    def start(self, config: Config, *, processes: int = 1) -> None:
         """Make the folder, or continue in it, and write its configuration and environment."""
         self.path.mkdir(parents=True, exist_ok=True)
         config.save(self.config_file)
-        self.write_json(self.path / "environment.json", environment())
+        self.write_json(
+            self.path / "environment.json", {**environment(), "processes": processes}
+        )
 
     def _has_checkpoint(self) -> bool:
         # Hidden folders are what killed writes leave.
@@ -100,6 +102,39 @@ class RunFolder:
         """Write JSON atomically."""
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def configuration_source(
+    config: str | None, method: str | None, data: str | None, resumed: Path | None
+) -> str:
+    """The configuration that the options of `vireid train` name.
+
+    Args:
+        config: Value of --config.
+        method: Value of --method.
+        data: Value of --data.
+        resumed: The run to continue, whose own configuration is taken where no option names one.
+
+    Returns:
+        A file, or a preset.
+
+    Raises:
+        ValueError: The options name none, or two.
+    """
+    if method is not None or data is not None:
+        require(
+            config is None and method is not None and data is not None, "train", "--config",
+            "come alone, or --method together with --data",
+            f"--config {config}, --method {method}, --data {data}", f"Presets: {presets()}",
+        )  # fmt: skip
+        return f"{method}/{data}"
+    if config is None and resumed is not None:
+        return str(RunFolder.open(resumed).config_file)
+    require(
+        config is not None, "train", "--config", "be given, or --method with --data", "neither",
+        f"Presets: {presets()}",
+    )  # fmt: skip
+    return config
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -12,6 +12,7 @@ from vireid_fast.engine.evaluation_files import processing_notes
 from vireid_fast.engine.extraction import Extraction
 from vireid_fast.engine.method_setup import facts, load_method, new_method, read_start
 from vireid_fast.engine.methods import METHODS
+from vireid_fast.engine.progress import silent
 from vireid_fast.engine.run_evaluation import (
     evaluate_features,
     extract,
@@ -26,7 +27,9 @@ from vireid_fast.nn import global_batch_norm
 from vireid_fast.retrieval.results import EvaluationResult, combine
 
 
-def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
+def train(
+    config: Config, path: Path, *, resume: bool = False, timeout: float = 600.0
+) -> RunFolder:
     """Train all stages of the configured method into a run folder.
 
     Under torchrun every process takes its part of each batch; the first one alone writes.
@@ -35,13 +38,18 @@ def train(config: Config, path: Path, *, resume: bool = False) -> RunFolder:
         config: The configuration; saved with the run.
         path: Run folder; new, or an unfinished run with `resume`.
         resume: Continue after the last checkpoint.
+        timeout: Seconds that a process waits for the tensors of another that is stuck; one that
+            fails stops the others at once.
 
     Returns:
         The run.
     """
     run = RunFolder(path)
-    run.require_startable(config, resume=resume)
-    with World.from_environment(config.device) as world:
+    world = World.from_environment(config.device, timeout=timeout)
+    with world, silent(not world.is_main):
+        run.require_startable(config, resume=resume)
+        # Refused now, not by the stage in which batches are shared first.
+        world.identity_slice(config.sampler.identities, config.sampler.instances)
         saved, config = config, replace(config, device=str(world.device))
         table = read_table(config)
         require_kind(config, table, video=METHODS[config.method].video)
@@ -74,7 +82,7 @@ def run_trainer(trainer: Trainer, config: Config) -> None:
     # No process may look for a checkpoint after another has begun to write.
     trainer.world.barrier()
     if trainer.world.is_main:
-        trainer.run.start(config)
+        trainer.run.start(config, processes=trainer.world.size)
     trainer.train()
 
 

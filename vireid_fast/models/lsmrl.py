@@ -148,10 +148,10 @@ class LSMRL(nn.Module):
         """Width of `test_features`."""
         return self.encoder.feature_width + self.encoder.projected_width
 
-    def text_bank(self) -> Tensor:
-        """Texts of all identities, with a gradient to the prompts. Shape (C, d)."""
+    def text_bank(self, part: slice = slice(None)) -> Tensor:
+        """Texts of all identities, or of a part, with a gradient to the prompts. Shape (C, d)."""
         labels = torch.arange(self.num_identities, device=self.prompts.context.device)
-        return self.text_encoder(self.prompts.prompt_group(labels))
+        return self.text_encoder(self.prompts.prompt_group(labels[part]))
 
     @torch.no_grad()
     def refresh_bank(self) -> None:

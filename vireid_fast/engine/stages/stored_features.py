@@ -69,20 +69,22 @@ class StoredFeatures:
         )
 
     def _encode(self, modality: int) -> Tensor:
-        """Projected features of every image of a modality, each encoded once."""
-        config, precision = self._runtime.config, self._runtime.precision
+        """Projected features of every image of a modality, each encoded once by one process."""
+        config, world = self._runtime.config, self._runtime.world
         total = len(self._images.positions[modality])
         parts = []
         with progress_bar(f"extracting {MODALITY_NAMES[modality]} training features") as advance:
             for start in range(0, total, config.evaluation.batch_size):
                 stop = min(start + config.evaluation.batch_size, total)
-                block = self._images.images(modality, np.arange(start, stop)).to(config.device)
-                views = test_view(block, self._augmentation)
+                own = np.arange(start, stop)[world.row_slice(stop - start)]
+                images = self._images.images(modality, own).to(config.device)
+                views = test_view(images, self._augmentation)
                 pair = (views, None) if modality == VISIBLE else (None, views)
-                with precision.autocast():
-                    parts.append(self._model.encode_images(*pair).projected)
+                with self._runtime.precision.autocast():
+                    projected = self._model.encode_images(*pair).projected
+                parts.append(world.gather(at_least_float32(projected)))
                 advance(stop, total)
-        return at_least_float32(torch.cat(parts))
+        return torch.cat(parts)
 
     def describe(self, labels: Tensor) -> str:
         """Names the identities of some labels."""
