@@ -34,6 +34,7 @@ from vireid_fast.data.views import infrared_view, visible_view
 from vireid_fast.engine.optim import Schedule, parameter_groups
 from vireid_fast.engine.seeds import derive_seed, generator
 from vireid_fast.engine.stage import StagePlan
+from vireid_fast.engine.stages.image_batches import describe_identities
 from vireid_fast.engine.training_data import TrainingImages, build_augmentation
 from vireid_fast.losses import cross_modal_contrast
 from vireid_fast.nn import BNNeck
@@ -145,6 +146,14 @@ class PretrainStage:
                 self._views(captioned, next(draws[0]), place),
                 self._views(paired, next(draws[1]), place),
             )
+
+    def describe(self, batch: tuple[_Views, _Views]) -> str:
+        """See `Stage.describe`."""
+        captioned, paired = (
+            describe_identities(images.identities, views.labels)
+            for images, views in zip(self._sources, batch, strict=True)
+        )
+        return f"captioned {captioned}; paired {paired}"
 
     def step(self, batch: tuple[_Views, _Views]) -> dict[str, Tensor]:
         """Weighted terms; both sources pass the encoder together."""

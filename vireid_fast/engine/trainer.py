@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vireid_fast._checks import sentence
+from vireid_fast.data.table import name_some
 from vireid_fast.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -125,12 +127,13 @@ class Trainer:
         place = (stage.name, epoch) if self.world.is_main else (stage.name, epoch, self.world.rank)
         torch.manual_seed(derive_seed(self.seed, *place))
         parameters = [p for group in plan.groups for p in group["params"]]
-        steps, rows = stage.num_batches(), []
+        steps, rows, identities = stage.num_batches(), [], []
         optimizer.zero_grad(set_to_none=True)
         with progress_bar(f"{stage.name} {epoch + 1}/{plan.epochs}") as advance:
             for index, batch in enumerate(stage.batches(epoch)):
                 losses = stage.step(batch)
-                self._require_finite(stage, epoch, index, batch, losses)
+                self._require_finite_loss(stage, epoch, index, batch, losses)
+                identities.append(stage.describe(batch))
                 first = index - index % self.accumulate
                 share = min(self.accumulate, steps - first)
                 # Every process holds the loss of the whole batch, and gradients are summed.
@@ -139,13 +142,17 @@ class Trainer:
                     now = epoch + first / steps if plan.per_step else epoch
                     set_learning_rate(optimizer, plan.schedule.rate(now))
                     self.world.sum_gradients(parameters)
+                    self._require_finite_gradient(
+                        parameters, _place(stage, epoch, first, identities)
+                    )
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
+                    identities.clear()
                 rows.append(detach_scalars(losses))
                 advance(index + 1, steps)
         return mean_scalars(rows)
 
-    def _require_finite(
+    def _require_finite_loss(
         self, stage: Stage, epoch: int, index: int, batch: Any, losses: dict[str, Tensor]
     ) -> None:
         """Stop before a loss that is not finite reaches the weights, and name the batch."""
@@ -154,12 +161,21 @@ class Trainer:
         values = {name: value.item() for name, value in detach_scalars(losses).items()}
         broken = [name for name, value in values.items()
                   if name != "loss" and not math.isfinite(value)]  # fmt: skip
-        raise RuntimeError(
-            f"training: the loss of {stage.name} epoch {epoch + 1}, batch {index + 1} "
-            f"({stage.describe(batch)}) must be finite, got {values['loss']}"
-            f"{' from ' + ', '.join(broken) if broken else ''}. Lower the learning rate, or look "
-            "at these images; the last checkpoint is intact."
+        place = _place(stage, epoch, index, [stage.describe(batch)])
+        raise _not_finite(
+            f"the loss of {place}",
+            f"{values['loss']}{' from ' + ', '.join(broken) if broken else ''}",
         )
+
+    def _require_finite_gradient(self, parameters: list[nn.Parameter], place: str) -> None:
+        """Stop where a finite loss has another gradient, as at the root of 0."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if bool(torch.isfinite(norm)):
+            return
+        broken = [name for name, p in self.model.named_parameters()
+                  if p.grad is not None and not torch.isfinite(p.grad).all()]  # fmt: skip
+        raise _not_finite(f"the gradient of {place}", f"{norm.item()} from {name_some(broken, 3)}")
 
     def _validate(self, stage: Stage, plan: StagePlan, position: Position) -> dict[str, float]:
         last = position.epoch == plan.epochs
@@ -224,6 +240,19 @@ def require_facts(card: dict[str, Any], facts: dict[str, Any], source: str) -> N
                 f"checkpoint: {name} of {source} must be {want!r}, got {card.get(name)!r}. "
                 "Use a checkpoint of the configured method and data."
             )
+
+
+def _place(stage: Stage, epoch: int, first: int, identities: list[str]) -> str:
+    """ "visual epoch 3, batch 7 (identities 2, 5)", or the batches whose gradients are averaged."""
+    numbers = f"batch {first + 1}"
+    if len(identities) > 1:
+        numbers = f"batches {first + 1} to {first + len(identities)}"
+    return f"{stage.name} epoch {epoch + 1}, {numbers} ({'; '.join(identities)})"
+
+
+def _not_finite(what: str, got: str) -> RuntimeError:
+    remedy = "Lower the learning rate, or look at these images; the last checkpoint is intact."
+    return RuntimeError(sentence("training", what, "be finite", got, remedy))
 
 
 def _describe(stage: str, epoch: int, epochs: int, values: dict[str, float]) -> str:
