@@ -1,7 +1,11 @@
 """The command `vireid`: parses, calls, prints. No logic."""
 
 import json
+import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vireid_fast._version import __version__
-from vireid_fast.config import load_config, presets
+from vireid_fast.config import load_config
 
 app = typer.Typer(
     name="vireid",
@@ -50,6 +54,16 @@ def _config(source: str, overrides: list[str] | None, root: Path | None, skip: b
 def _say(text: str) -> None:
     """One line as it is: never wrapped, and brackets in a path are no markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _once_per_machine() -> Iterator[None]:
+    """torchrun starts equal processes; what is wrong before they meet, the first one tells."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        error.shown_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
+        raise
 
 
 def _show(results: dict[str, Any], path: Path | None) -> None:
@@ -109,26 +123,15 @@ def train(
     resume: ResumeOption = False,
 ) -> None:
     """Train a method through all its stages."""
-    from vireid_fast._checks import require
-    from vireid_fast.engine.run_folder import RunFolder
+    from vireid_fast.engine.run_folder import configuration_source
     from vireid_fast.engine.workflow import train as work
 
-    source = config
-    if method is not None or data is not None:
-        require(
-            config is None and method is not None and data is not None, "train", "--config",
-            "come alone, or --method together with --data",
-            f"--config {config}, --method {method}, --data {data}", f"Presets: {presets()}",
-        )  # fmt: skip
-        source = f"{method}/{data}"
-    elif config is None and resume:
-        source = str(RunFolder.open(run).config_file)
-    require(
-        source is not None, "train", "--config", "be given, or --method with --data", "neither",
-        f"Presets: {presets()}",
-    )  # fmt: skip
-    result = work(_config(source, overrides, data_root, skip_bad_images), run, resume=resume)
-    _say(f"run: {result.path}  next: vireid eval --run {result.path}")
+    with _once_per_machine():
+        source = configuration_source(config, method, data, run if resume else None)
+        configuration = _config(source, overrides, data_root, skip_bad_images)
+    result = work(configuration, run, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        _say(f"run: {result.path}  next: vireid eval --run {result.path}")
 
 
 @app.command()
@@ -378,5 +381,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, TypeError, OSError, RuntimeError, NotImplementedError) as error:
+        if getattr(error, "shown_elsewhere", False):
+            # torchrun ends all processes when one has left; the one that shows it needs time.
+            time.sleep(5)
+            sys.exit(1)
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

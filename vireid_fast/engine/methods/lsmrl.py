@@ -144,8 +144,10 @@ class SequenceStage:
 
     def _encode(self, batch: ClipBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Features of the whole batch, rows (visible, infrared), float32; and the text bank."""
+        part = self._runtime.world.row_slice(self._model.num_identities)
         with self._runtime.precision.autocast():
-            bank = self._model.text_bank()
+            # Processes share the texts as well.
+            bank = gather_parts(self._model.text_bank(part), 1, self._runtime)
             found = self._model.encode_clips(batch.visible, batch.infrared, bank)
             own = {"last": found.last, "f": found.pooled, "p": found.projected}
             if self._model.interaction is not None:
