@@ -100,7 +100,7 @@ def pretrain(
     resume: ResumeOption = False,
 ) -> None:
     """Align the image and text encoder of a small CLIP; writes RUN/weights.safetensors."""
-    from vireid_fast.engine.workflow import pretrain as work
+    from vireid_fast.engine.pretraining import pretrain as work
 
     weights = work(_config(config, overrides, data_root, skip_bad_images), run, resume=resume)
     _say(f"weights: {weights}")
@@ -165,7 +165,10 @@ def evaluate(
     features: Annotated[
         Path | None, typer.Option(help="Feature file to draw query and gallery from.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", "-r", help="Run to evaluate.")] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option("--run", "-r", help="Run to evaluate; several are averaged, as RegDB's ten."),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -205,22 +208,25 @@ def evaluate(
     from vireid_fast.engine.evaluation_files import evaluate_files, override_settings
 
     parameters = _rerank(rerank)
-    require(run is not None or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
+    require(bool(run) or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
             "no --run")  # fmt: skip
-    if run is not None:
+    if run:
         from vireid_fast.engine.run_folder import RunFolder
-        from vireid_fast.engine.workflow import evaluate_run, extract_run
+        from vireid_fast.engine.workflow import evaluate_runs, extract_run
 
         others = [str(path) for path in (query, gallery, features) if path is not None]
         require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
-        opened = RunFolder.open(run)
+        opened = [RunFolder.open(path) for path in run]
         if {protocol, mode, shots, permutations, metric, rerank} == {None}:
-            _show(evaluate_run(opened, skip_bad=skip_bad_images), json_file)
-            _say(f"written: {opened.results_file}")
+            _show(evaluate_runs(opened, skip_bad=skip_bad_images), json_file)
+            for each in opened:
+                _say(f"written: {each.results_file}")
             return
-        own = opened.config().evaluation
+        require(len(opened) == 1, "eval", "--run", "come alone, or without further options",
+                f"{len(opened)} runs", "Extract their features and evaluate these.")  # fmt: skip
+        own = opened[0].config().evaluation
         protocol, mode, shots = override_settings(own, protocol, mode, shots)
-        features, _ = extract_run(opened, skip_bad=skip_bad_images)
+        features, _ = extract_run(opened[0], skip_bad=skip_bad_images)
     results = evaluate_files(
         query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
         shots=shots, permutations=permutations, metric=metric, rerank=parameters,

@@ -22,7 +22,8 @@ from command_line import PRESET, train_arguments
          "lambda in [0, 1], got [20.0, 6.0, 2.0]"),
         ("evaluation.shots=0", "evaluation.shots must be positive, got 0"),
         ("csdn.visual.epochs=-1", "csdn.visual.epochs must be 0 or more, got -1"),
-        ("method=agw", "method must be one of ['clip4vi_reid', 'clip_mc', 'csdn', 'lsmrl'], got 'agw'"),
+        ("method=agw",
+         "method must be one of ['clip4vi_reid', 'clip_mc', 'csdn', 'lsmrl'], got 'agw'"),
         ("seed", "override must look like section.key=value, got 'seed'"),
     ],
 )  # fmt: skip

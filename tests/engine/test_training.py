@@ -209,7 +209,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tiny_config
         "data.width=32", "sampler.identities=2", "csdn.text_terms=false",
         "csdn.visual.epochs=3", "csdn.visual.lr=1e30", "csdn.visual.warmup_epochs=0"],
     )  # fmt: skip
-    with pytest.raises(RuntimeError, match=r"the loss of visual epoch \d, batch \d \(identities [\d, ]+\) must be finite"):
+    message = r"the loss of visual epoch \d, batch \d \(identities [\d, ]+\) must be finite"
+    with pytest.raises(RuntimeError, match=message):
         workflow.train(config, tmp_path / "run")
 
 

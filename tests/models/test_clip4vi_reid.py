@@ -85,5 +85,5 @@ def test_errors():
         clip = build_clip("RN-small", image_size=SIZE, vocabulary_size=30)
         CLIP4VIReID(clip, 0, torch.arange(5), 1)
     model, _ = _model()
-    with pytest.raises(ValueError, match="modality must be one of .* got 'thermal'"):
+    with pytest.raises(ValueError, match=r"modality must be one of .* got 'thermal'"):
         model.test_features(torch.zeros(1, 3, *SIZE, dtype=torch.float64), "thermal")

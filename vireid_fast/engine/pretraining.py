@@ -46,7 +46,7 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
     run.require_startable(config, resume=resume)
     paired = training_data(config, read_table(config))
     if isinstance(paired, TrainingTracklets):
-        paired = paired.middle_frames()
+        paired = paired.frames()
     start(config)
     backbone = build_backbone(replace(config.clip, weights=""), image_size(config))
     if backbone.vocabulary is None:

@@ -134,7 +134,7 @@ def _evaluate(
 
 def processing(config: Config, method: Method | type[Method]) -> dict[str, str]:
     """How a run's features were made, in words."""
-    words = dict(method.processing)
+    words = method.processing(config)
     if method.video:
         words["frames"] = f"{config.video.frames} by {config.video.sampling}"
     return words

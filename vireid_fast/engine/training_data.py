@@ -130,12 +130,15 @@ class TrainingTracklets:
         """Labels at `indices` of one modality's list. Shape (B,), int64."""
         return torch.from_numpy(self.labels[modality][indices])
 
-    def middle_frames(self) -> TrainingImages:
-        """One image of each tracklet, its middle frame: what pre-training sees of a video set."""
-        positions = tuple(
-            first + length // 2 for first, length in zip(self.first, self.lengths, strict=True)
-        )
-        return TrainingImages(self.cache, self.identities, positions, self.labels)
+    def frames(self) -> TrainingImages:
+        """Every frame as an image of its own: what pre-training sees of a video set."""
+        positions, labels = [], []
+        for first, length, label in zip(self.first, self.lengths, self.labels, strict=True):
+            ends = np.cumsum(length)
+            within = np.arange(ends[-1]) - np.repeat(ends - length, length)
+            positions.append(np.repeat(first, length) + within)
+            labels.append(np.repeat(label, length))
+        return TrainingImages(self.cache, self.identities, tuple(positions), tuple(labels))
 
 
 def open_training_images(

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from vireid_fast.config import ConfigError
+from vireid_fast.config import Config, ConfigError
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage
@@ -17,11 +17,9 @@ class Method(ABC):
 
     Attributes:
         video: Whether it works on tracklets instead of images.
-        processing: How its test features are made, in words, for every result.
     """
 
     video: ClassVar[bool] = False
-    processing: ClassVar[dict[str, str]]
 
     def __init__(self, runtime: Runtime, backbone: Backbone, num_identities: int) -> None:
         self.runtime = runtime
@@ -41,6 +39,11 @@ class Method(ABC):
     @abstractmethod
     def encode(self, images: Tensor, modality: str) -> Tensor:
         """Test-time features of normalised images, or clips (B, T, 3, H, W), of one modality."""
+
+    @staticmethod
+    @abstractmethod
+    def processing(config: Config) -> dict[str, str]:
+        """How the test features of a configuration are made, in words, for every result."""
 
     def warm_started(self) -> None:  # noqa: B027
         """Called when the shared parts were loaded from the run of another method."""

@@ -5,11 +5,11 @@ docs/clip4vi_reid.md.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vireid_fast.config import Config
 from vireid_fast.engine.clip_setup import Backbone, named_template
 from vireid_fast.engine.methods.base import Method
 from vireid_fast.engine.runtime import Runtime
@@ -43,9 +43,11 @@ class CLIP4VIReIDMethod(Method):
     """CLIP4VI-ReID for the engine."""
 
     model: CLIP4VIReID
-    processing: ClassVar[dict[str, str]] = {
-        "features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated",
-    }  # fmt: skip
+
+    @staticmethod
+    def processing(config: Config) -> dict[str, str]:
+        """See `Method.processing`."""
+        return {"features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated"}
 
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """See `Method.build_model`."""

@@ -4,11 +4,11 @@ A reimplementation following the abstract; what is the paper's and what is ours:
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vireid_fast.config import Config
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.methods.base import Method
 from vireid_fast.engine.runtime import Runtime
@@ -38,9 +38,12 @@ class CLIPMCMethod(Method):
     """CLIP-MC for the engine."""
 
     model: ClipMC
-    processing: ClassVar[dict[str, str]] = {
-        "features": "[norm(BN(z)); norm(f)]", "mirror image": "concatenated",
-    }  # fmt: skip
+
+    @staticmethod
+    def processing(config: Config) -> dict[str, str]:
+        """See `Method.processing`."""
+        first = "norm(BN(z))" if config.clip_mc.compensation else "norm(p)"
+        return {"features": f"[{first}; norm(f)]", "mirror image": "concatenated"}
 
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """See `Method.build_model`."""
@@ -77,7 +80,7 @@ class JointStage:
     """All modules and losses at once.
 
     L = CE(f) + CE(p) + CE(z) + metric(f) + metric(z) + L_i2t(p, t_m) + L_t2i + L_comp
-        + L_align + L_ctx, each with its weight; without MC, p stands for z.
+        + L_align + L_ctx, each with its weight; without MC, p stands for z and L_comp is left out.
     """
 
     name = "joint"
@@ -128,9 +131,7 @@ class JointStage:
         for name in ("f", "z" if "z" in features else "p"):
             metric = metric_terms(features[name][0], labels, weights, self._runtime)
             terms |= {f"{term}_{name}": value for term, value in metric.items()}
-        if self._model.compensation is not None:
-            terms |= self._text_terms(rows, labels)
-        return total(terms)
+        return total(terms | self._text_terms(rows, labels))
 
     def _encode(self, batch: ViewBatch) -> CompleteFeatures:
         """Everything the model gives for the whole batch, rows (visible, exchanged, infrared)."""
@@ -150,13 +151,13 @@ class JointStage:
         terms = {
             "description": weights.description
             * both_directions(p, described, all_labels, temperature)["loss"],
-            "compensation": weights.compensation
-            * compensation_contrast(
-                p[:visible], p[visible:], t_r[:visible], t_v[visible:],
-                visible_labels, labels, temperature,
-            ),
             "context": weights.context * context_separation(t_v, t_r, weights.context_margin),
         }  # fmt: skip
+        if self._model.compensation is not None:
+            terms["compensation"] = weights.compensation * compensation_contrast(
+                p[:visible], p[visible:], t_r[:visible], t_v[visible:],
+                visible_labels, labels, temperature,
+            )  # fmt: skip
         if rows.instance is not None:
             terms["token_alignment"] = weights.token_alignment * token_alignment(
                 rows.instance, p, all_labels, temperature

@@ -6,12 +6,12 @@ The stages follow the released code (nengdong96/CSDN@2224959); its quirks are sw
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vireid_fast.clip.templates import TEMPLATES
+from vireid_fast.config import Config
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.methods.base import Method
 from vireid_fast.engine.runtime import Runtime
@@ -37,9 +37,11 @@ class CSDNMethod(Method):
     """CSDN for the engine."""
 
     model: CSDN
-    processing: ClassVar[dict[str, str]] = {
-        "features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated",
-    }  # fmt: skip
+
+    @staticmethod
+    def processing(config: Config) -> dict[str, str]:
+        """See `Method.processing`."""
+        return {"features": "[norm(BN(f)); norm(p)]", "mirror image": "concatenated"}
 
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """See `Method.build_model`."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vireid_fast.config import Config
 from vireid_fast.engine.clip_setup import Backbone, named_template
 from vireid_fast.engine.methods.base import Method, require_vit
 from vireid_fast.engine.runtime import Runtime
@@ -40,7 +41,11 @@ class LSMRLMethod(Method):
 
     model: LSMRL
     video: ClassVar[bool] = True
-    processing: ClassVar[dict[str, str]] = {"features": "[norm(f); norm(p)]"}
+
+    @staticmethod
+    def processing(config: Config) -> dict[str, str]:
+        """See `Method.processing`."""
+        return {"features": "[norm(f); norm(p)]"}
 
     def build_model(self, backbone: Backbone, num_identities: int) -> nn.Module:
         """See `Method.build_model`."""
