@@ -27,6 +27,7 @@ from vireid_fast.engine.workflow import evaluate_run, evaluate_start
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LANES = 2
+_FRESH, _NO_WEIGHTS = "start_from=''", "clip.weights=''"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _row(study_key: str, row_key: str, seed: int, runs: Path) -> None:
     row = next(r for r in study.rows if r.key == row_key)
     at = Folders(study, seed, runs)
     overrides = [f"seed={seed}", "threads=1", *at.start(), *row.overrides]
-    if "start_from=" in row.overrides and "clip.weights=" not in row.overrides:
+    if _FRESH in row.overrides and _NO_WEIGHTS not in row.overrides:
         overrides += at.start(pretrained_only=True)
     if row.trained:
         run = RunFolder(at.runs / row.key)

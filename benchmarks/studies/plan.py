@@ -148,8 +148,8 @@ STUDIES = (
         Start("pretrain", _CSDN),
         Start("warmup", _CSDN, (_ALONE, "csdn.visual.epochs=3"), "train"),
         (
-            Row("random", "random weights", _CSDN, ("clip.weights=", "start_from="), trained=False),
-            Row("pretraining", "pre-training alone", _CSDN, ("start_from=",), trained=False),
+            Row("random", "random weights", _CSDN, ("clip.weights=''", "start_from=''"), trained=False),
+            Row("pretraining", "pre-training alone", _CSDN, ("start_from=''",), trained=False),
             Row("warm", "pre-training + warm-up", _CSDN, trained=False),
             Row("visual", "visual losses alone", _CSDN, (_ALONE,)),
             Row("csdn", "CSDN", _CSDN),
