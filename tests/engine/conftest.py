@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from method_cases import write_tiny_sets
 
 from vireid_fast.config import Config, load_config
 from vireid_fast.data.synthetic import write_sysu_layout
@@ -27,3 +28,9 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_root: Path) -> Config:
     return load_config("csdn/sysu_mm01_small", [f"data.root={tiny_root}", *TINY])
+
+
+@pytest.fixture(scope="session")
+def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sets of `method_cases`."""
+    return write_tiny_sets(tmp_path_factory.mktemp("sets"))

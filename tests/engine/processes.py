@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from vireid_fast.engine.distributed import World
 
-# The server imports once; every process is a fork of it.
+# The server imports once; every process is a fork of it. Optimisers import torch._dynamo.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "vireid_fast.engine.workflow"])
+CONTEXT.set_forkserver_preload(
+    ["torch", "torch._dynamo", "torch.utils.tensorboard", "vireid_fast.engine.workflow"]
+)
 
 
 def run_processes(
@@ -50,11 +53,10 @@ def run_like_torchrun(
     Arguments and result as of `run_processes`, but for the world, which the function may make.
     """
     folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # As torchrun's agent does, this process holds the store.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
-        CONTEXT.Process(target=_run, args=(function, rank, size, port, folder, args))
+        CONTEXT.Process(target=_run, args=(function, rank, size, store.port, folder, args))
         for rank in range(size)
     ]
     for process in processes:
@@ -69,6 +71,13 @@ def run_like_torchrun(
     return [torch.load(f, weights_only=False) if f.exists() else None for f in files]
 
 
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _in_world(function: Callable[..., Any], timeout: float, args: tuple) -> Any:
     with World.from_environment("cpu", timeout=timeout) as world:
         return function(world, *args)
@@ -81,6 +90,7 @@ def _run(
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
     }  # fmt: skip
     try:
         result = function(*args)

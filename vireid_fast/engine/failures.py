@@ -4,6 +4,7 @@ Processes talk through the store in which they met, which outlives their connect
 """
 
 import time
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -19,6 +20,8 @@ STOPPED = "stopped"
 PATIENCE = 5.0
 """Seconds in which processes that are left alone find out who else is."""
 
+Error = TypeVar("Error", bound=BaseException)
+
 
 def left_alone(reason: str) -> CollectiveError:
     """The error of a process that cannot go on without another."""
@@ -32,13 +35,14 @@ def left_alone(reason: str) -> CollectiveError:
 
 def report_failure(store: dist.Store, rank: int, error: BaseException) -> None:
     """Tell the others of an error of this process; mark it if another has told the same one."""
-    own = f"{type(error).__name__}: {error}"
+    told = f" failed: {type(error).__name__}: {error}"
+    own = f"process {rank}{told}"
     try:
-        first = store.compare_set(FAILED, "", f"process {rank} failed: {own}").decode()
+        first = store.compare_set(FAILED, "", own).decode()
     except RuntimeError:
         # The store is gone where it was held by a process that ended; this one can only raise.
         return
-    mark(error, shown_elsewhere=first.endswith(f" failed: {own}") and not _is_of(first, rank))
+    mark(error, shown_elsewhere=first != own and first.endswith(told))
 
 
 def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> CollectiveError:
@@ -74,11 +78,7 @@ def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> 
     return mark(CollectiveError(f"{error}{last}"), shown_elsewhere=any(r < rank for r in stopped))
 
 
-def mark(error: BaseException, *, shown_elsewhere: bool) -> BaseException:
+def mark(error: Error, *, shown_elsewhere: bool) -> Error:
     """Set `shown_elsewhere`, by which the command line knows not to repeat an error."""
     error.shown_elsewhere = shown_elsewhere
     return error
-
-
-def _is_of(text: str, rank: int) -> bool:
-    return text.startswith(f"process {rank} failed: ")
