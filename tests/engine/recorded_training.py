@@ -55,6 +55,7 @@ def record(
     stop_after: int | None = None,
     timeout: float = 30.0,
     change: Callable[[MonkeyPatch], None] | None = None,
+    seen: Recorded | None = None,
 ) -> Recorded:
     """Train, alone or, where torchrun's variables say so, with others.
 
@@ -66,8 +67,9 @@ def record(
         stop_after: Epochs after which the run is stopped.
         timeout: As of `workflow.train`.
         change: What else is patched.
+        seen: Filled and returned; for what a run that fails has seen.
     """
-    seen = Recorded()
+    seen = Recorded() if seen is None else seen
     with MonkeyPatch.context() as patch:
         models = _patch_model(patch, dtype)
         _patch_losses(patch, seen)
@@ -157,6 +159,8 @@ def _optimizer_hooks(seen: Recorded, models: list[nn.Module]) -> Iterator[None]:
         seen.states.append({name: v.clone() for name, v in models[0].state_dict().items()})
 
     hooks = register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)
-    yield
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
