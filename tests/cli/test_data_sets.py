@@ -1,10 +1,12 @@
 """`vireid synth` and `vireid check-data` with every layout, good and broken."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from command_line import TINY
 from PIL import Image
 
 from vireid_fast.data.datasets import DATASETS
@@ -122,3 +124,36 @@ def test_a_broken_copy_of_llcm(vireid, drawn, damage):
     done = check(vireid, "llcm", root)
     assert done.code == 1 and expected in done.out, done.out
     assert done.out.rstrip().endswith("The data set is not complete and sound.")
+
+
+def _without(root, kind, pattern, replacement):
+    """Change every row of the manifest by a regular expression."""
+    lines = (root / "manifest.csv").read_text().splitlines()
+    rows = [re.sub(pattern, replacement, line) for line in lines[1:]]
+    kept = [row for row in rows if row]
+    (root / f"{kind}.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    return root / f"{kind}.csv"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "protocol", "message"),
+    [
+        (r",\d,(visible|infrared)", r",,\1", "llcm/paper", "be one without cameras .* has 12 val"),
+        ("query|gallery", "test", "market1501", "be one without fixed queries where .* does not"),
+        (r".*,train\b.*", "", "regdb/agw", "train split must hold at least one image to train on"),
+    ],
+    ids=["cameras", "roles", "train"],
+)
+def test_training_is_refused_before_it_begins(
+    vireid, tmp_path, drawn, pattern, replacement, protocol, message
+):
+    """What an evaluation or the training would lack in the end."""
+    file = _without(drawn("manifest", "--views", 2), "own", pattern, replacement)
+    assert vireid("check-data", "--data", "manifest", "--root", file).code == 0
+    run = tmp_path / "run"
+    answer = vireid.error(
+        "train", "--config", "csdn/manifest_small", "--data-root", file, "--run", run,
+        *TINY, f"evaluation.protocol={protocol}", "data.validation_share=0",
+    )  # fmt: skip
+    assert re.search(message, answer), answer
+    assert not run.exists()

@@ -118,7 +118,7 @@ def name_some(items: Iterable[object], limit: int = 8) -> str:
 
 
 def require_trainable(table: ImageTable, split: str, *, rows: np.ndarray | None = None) -> None:
-    """Raise DatasetError if an identity of `split` has images of one modality only.
+    """Raise DatasetError if `split` is empty or an identity has images of one modality only.
 
     Args:
         table: The data set.
@@ -126,6 +126,11 @@ def require_trainable(table: ImageTable, split: str, *, rows: np.ndarray | None 
         rows: Images that count; None: all of the split.
     """
     problems = untrainable(table, split, rows=rows)
+    if not len(table.rows(split) if rows is None else rows):
+        problems = [
+            f"{table.root}: the {split} split must hold at least one image to train on, got none. "
+            "Add training images, or evaluate a run that was trained on another set."
+        ]
     if problems:
         raise DatasetError("\n".join(problems))
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from vireid_fast._checks import require
 from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.permutations import read_permutations
-from vireid_fast.data.table import INFRARED
+from vireid_fast.data.table import INFRARED, UNKNOWN_CAMERA
 from vireid_fast.engine.data_setup import Table, frame_sampling
 from vireid_fast.engine.evaluation_files import EACH
 from vireid_fast.engine.extraction import Extraction, extract_features
@@ -40,6 +42,22 @@ def require_evaluation(config: Config, table: Table) -> None:
         not rules.needs_permutations or file.is_file(), "config", "evaluation.protocol",
         f"be one without stored permutations where {file} is absent", repr(own.protocol),
         "Put the file there, as SYSU-MM01 publishes it, or choose sysu/agw.", ConfigError,
+    )  # fmt: skip
+    unknown = np.count_nonzero(table.camera_ids[table.rows("val+test")] == UNKNOWN_CAMERA)
+    require(
+        not rules.needs_cameras or not unknown, "config", "evaluation.protocol",
+        f"be one without cameras where {table.root} has {unknown} validation or test rows of an "
+        "unknown one", repr(own.protocol),
+        "Give the cameras, or choose one without, such as regdb/agw.", ConfigError,
+    )  # fmt: skip
+    sides = [side for mode in rules.modes.values() for side in (mode.query, mode.gallery)]
+    require(
+        table.roles is not None or all(side.role is None for side in sides),
+        "config", "evaluation.protocol",
+        f"be one without fixed queries where {table.root} does not say who queries",
+        repr(own.protocol),
+        "Name queries and gallery in the manifest, or choose another, such as regdb/agw.",
+        ConfigError,
     )  # fmt: skip
 
 
