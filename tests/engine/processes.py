@@ -46,17 +46,40 @@ def run_processes(
 
 
 def run_like_torchrun(
-    function: Callable[..., Any], size: int, folder: Path, *args: Any, join: float = 60.0
+    function: Callable[..., Any],
+    size: int,
+    folder: Path,
+    *args: Any,
+    join: float = 60.0,
+    restarts: int = 0,
 ) -> list[Any]:
     """What `function(*args)` returns in processes that have torchrun's environment.
 
-    Arguments and result as of `run_processes`, but for the world, which the function may make.
+    Arguments and result as of `run_processes`, but for the world, which the function may make;
+    `restarts` more times all processes are started anew, and the last results count.
     """
     folder.mkdir(exist_ok=True)
     # As torchrun's agent does, this process holds the store.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in range(restarts + 1):
+        environment = {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size),
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        }  # fmt: skip
+        results = _start(function, size, folder, args, environment, join)
+    return results
+
+
+def _start(
+    function: Callable[..., Any],
+    size: int,
+    folder: Path,
+    args: tuple,
+    environment: dict[str, str],
+    join: float,
+) -> list[Any]:
     processes = [
-        CONTEXT.Process(target=_run, args=(function, rank, size, store.port, folder, args))
+        CONTEXT.Process(target=_run, args=(function, rank, environment, folder, args))
         for rank in range(size)
     ]
     for process in processes:
@@ -84,14 +107,10 @@ def _in_world(function: Callable[..., Any], timeout: float, args: tuple) -> Any:
 
 
 def _run(
-    function: Callable[..., Any], rank: int, size: int, port: int, folder: Path, args: tuple
+    function: Callable[..., Any], rank: int, environment: dict[str, str], folder: Path, args: tuple
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
-    }  # fmt: skip
+    os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         result = function(*args)
     except Exception as error:

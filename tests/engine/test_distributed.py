@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from processes import run_processes
+from processes import run_like_torchrun, run_processes
 from torch import nn
 
 from vireid_fast.clip import build_clip
@@ -218,6 +218,19 @@ def test_a_failing_process_stops_the_others_and_is_named(tmp_path):
     assert re.search(r"Timed out waiting 500ms.* No sign of process 1:", str(results[0]))
     assert isinstance(results[1], CollectiveError)
     assert "got process 0 gave up: distributed: all processes' all_gather" in str(results[1])
+
+
+def _fail_in_first_attempt():
+    with World.from_environment("cpu", timeout=30) as world:
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and world.is_main:
+            raise LookupError("no image 7.jpg")
+        world.barrier()
+        return world.gather(torch.tensor([world.rank])).tolist()
+
+
+def test_processes_that_torchrun_restarts_forget_what_failed_before(tmp_path):
+    results = run_like_torchrun(_fail_in_first_attempt, 2, tmp_path, restarts=1)
+    assert results == [[0, 1], [0, 1]]
 
 
 TORCHRUN = {

@@ -86,6 +86,9 @@ class World:
         backend = "gloo" if place == "cpu" else "cpu:gloo,cuda:nccl"
         try:
             store, _, _ = next(iter(dist.rendezvous("env://", timeout=limit)))
+            # What a failed attempt left in the store must not meet those that torchrun restarts.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(attempt, store)
             dist.init_process_group(
                 backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size,
                 timeout=limit,
