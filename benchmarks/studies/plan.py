@@ -91,7 +91,6 @@ def _image_ablations() -> tuple[Row, ...]:
         row(f"{bridge}-fixed-text", "HSA without text tuning", _BRIDGE,
             f"{bridge}.text_tuning=false"),
         row(f"{bridge}-m0", "M = 0 learned tokens", _BRIDGE, f"{bridge}.context_length=0"),
-        row(f"{bridge}-m2", "M = 2", _BRIDGE, f"{bridge}.context_length=2"),
         row(f"{bridge}-m8", "M = 8", _BRIDGE, f"{bridge}.context_length=8"),
         row(f"{bridge}-fixed-prompt", "fixed prompt", _BRIDGE, f"{bridge}.learned_prompts=false"),
         row(mc, "full CLIP-MC", _MC),
@@ -159,7 +158,7 @@ STUDIES = (
         None,
         (
             *_video_rows("lsmrl/scene_tracks", 10, (1, 2)),
-            *_video_ablations("lsmrl/scene_tracks", 5),
+            *_video_ablations("lsmrl/scene_tracks", 4),
         ),
     ),
     Study(
