@@ -6,6 +6,7 @@ from pathlib import Path
 from vireid_fast._checks import require
 from vireid_fast.config import load_config
 from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
+from vireid_fast.engine.distributed import require_one_process
 from vireid_fast.engine.pretraining import pretrain
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.engine.run_folder import RunFolder
@@ -38,6 +39,7 @@ def demo(
     Raises:
         ValueError: Too few identities.
     """
+    require_one_process("demo")
     fewest = MIN_IDENTITIES_SHORT if short else MIN_IDENTITIES
     require(identities >= fewest, "demo", "--identities", f"be at least {fewest}", identities)
     root = path / "data"

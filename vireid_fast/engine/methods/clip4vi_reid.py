@@ -20,6 +20,7 @@ from vireid_fast.engine.stages.stored_features import RowOrder, StoredFeatures, 
 from vireid_fast.engine.stages.visual_terms import (
     VIEWS,
     encode_views,
+    gather_parts,
     identity_term,
     metric_terms,
     total,
@@ -131,7 +132,7 @@ class TextStage:
         world, labels = self._runtime.world, self._labels[batch]
         with self._runtime.precision.autocast():
             own = self._model.encode_text(labels[world.row_slice(len(labels))])
-        texts = world.gather(own)
+        texts = gather_parts(own, 1, self._runtime)
         return both_directions(self._images[batch], texts, labels, self._own.text_temperature)
 
 

@@ -22,6 +22,7 @@ from vireid_fast.engine.stages.stored_features import RowOrder, StoredFeatures, 
 from vireid_fast.engine.stages.visual_terms import (
     VIEWS,
     encode_views,
+    gather_parts,
     identity_term,
     metric_terms,
     total,
@@ -121,7 +122,7 @@ class PromptStage:
         labels = pairs.labels[batch]
         with self._runtime.precision.autocast():
             own = self._model.encode_texts(labels[world.row_slice(len(labels))])
-        texts = torch.cat([world.gather(part) for part in own])
+        texts = torch.cat([gather_parts(part, 1, self._runtime) for part in own])
         images = torch.cat((pairs.visible[batch], pairs.infrared[batch]))
         temperature = self._runtime.config.csdn.text_temperature
         return both_directions(images, texts, labels.repeat(2), temperature)
