@@ -23,7 +23,7 @@ CASES = {
     "clip4vi_reid": (
         "clip4vi_reid/sysu_mm01_small", IMAGES, "clip4vi_reid.tsg.epochs=1",
         "clip4vi_reid.tsg.batch_size=23", "clip4vi_reid.ife.epochs=1",
-        "clip4vi_reid.hsa.epochs=1",
+        "clip4vi_reid.hsa.epochs=1", "evaluation.batch_size=5", "backend=reference",
     ),
     "clip_mc": ("clip_mc/sysu_mm01_small", IMAGES, "clip_mc.dropout=0", "clip_mc.train.epochs=1"),
     "lsmrl": (

@@ -147,7 +147,8 @@ def _pool_plainly(pool: AttentionPool2d, x: Tensor) -> Tensor:
     batch, _, width = tokens.shape
 
     def split(values: Tensor) -> Tensor:
-        return values.view(batch, -1, pool.num_heads, width // pool.num_heads).transpose(1, 2)
+        # A process of several may have no image.
+        return values.unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
 
     query = split(pool.q_proj(tokens[:, :1]))
     key, value = split(pool.k_proj(tokens)), split(pool.v_proj(tokens))
