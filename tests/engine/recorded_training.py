@@ -53,7 +53,7 @@ def record(
     *,
     resume: bool = False,
     stop_after: int | None = None,
-    timeout: float = 30.0,
+    timeout: float = 120.0,
     change: Callable[[MonkeyPatch], None] | None = None,
     seen: Recorded | None = None,
 ) -> Recorded:

@@ -217,13 +217,13 @@ def _fail_in_second_epoch(patch, way):
 def test_a_process_that_fails_stops_the_other_which_names_it(whole, tmp_path, way, message):
     config, _, metrics = whole
     change = functools.partial(_fail_in_second_epoch, way=way)
-    timeout = 1.0 if way == "hangs" else 30.0
+    timeout = 1.0 if way == "hangs" else 120.0
     began = time.monotonic()
     first, second = run_like_torchrun(
         functools.partial(record, change=change, timeout=timeout), 2, tmp_path / "results",
         config, tmp_path / "run",
     )  # fmt: skip
-    assert time.monotonic() - began < 25, "they waited for the timeout"
+    assert time.monotonic() - began < 55, "they waited for the timeout"
     assert isinstance(first, CollectiveError) and re.search(message, str(first))
     assert not first.shown_elsewhere
     if way == "raises":
