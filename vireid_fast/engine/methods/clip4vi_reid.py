@@ -14,20 +14,21 @@ from vireid_fast.engine.clip_setup import Backbone, named_template
 from vireid_fast.engine.methods.base import Method
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage, StagePlan
-from vireid_fast.engine.stages.image_batches import ImageBatches, ViewBatch
+from vireid_fast.engine.stages.image_batches import ViewBatch
 from vireid_fast.engine.stages.plan import stage_plan
-from vireid_fast.engine.stages.stored_features import RowOrder, StoredFeatures, both_directions
+from vireid_fast.engine.stages.stored_features import StoredFeatures, StoredStage, both_directions
+from vireid_fast.engine.stages.view_stage import ViewStage
 from vireid_fast.engine.stages.visual_terms import (
     VIEWS,
     encode_views,
+    feature_terms,
     gather_parts,
     identity_term,
-    metric_terms,
+    text_terms,
     total,
 )
 from vireid_fast.engine.training_data import TrainingImages
 from vireid_fast.losses import (
-    image_to_text,
     scale_for_scores,
     supervised_contrast,
     weighted_regularized_triplet,
@@ -86,7 +87,7 @@ def learns_texts(model: CLIP4VIReID) -> bool:
     return model.prompts is not None and model.prompts.context.requires_grad
 
 
-class TextStage:
+class TextStage(StoredStage):
     """Stage 1, TSG: one text per identity, learned from visible images on stored features.
 
     L = L_v2t + L_t2v with all encoders frozen. Infrared images take no part, as they are far from
@@ -94,38 +95,18 @@ class TextStage:
     """
 
     name = "tsg"
-    chooses_epoch = False
-
-    def __init__(self, model: CLIP4VIReID, stored: StoredFeatures, runtime: Runtime) -> None:
-        self._model = model
-        self._stored = stored
-        self._runtime = runtime
-        self._own = runtime.config.clip4vi_reid
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
+        own = self._runtime.config.clip4vi_reid
         pairs = self._stored.extract(place=self.name)
-        self._images, self._labels = pairs.visible, pairs.labels
-        if self._own.text_from == "both":
+        self._images, labels = pairs.visible, pairs.labels
+        if own.text_from == "both":
             self._images = torch.cat((pairs.visible, pairs.infrared))
-            self._labels = pairs.labels.repeat(2)
+            labels = pairs.labels.repeat(2)
         self._model.eval()
-        self._order = RowOrder(
-            len(self._labels), self._own.tsg.batch_size, self._runtime, self.name
-        )
-        return stage_plan(self._model.prompts.named_parameters(), self._own.tsg)
-
-    def num_batches(self) -> int:
-        """See `Stage.num_batches`."""
-        return len(self._order)
-
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Rows of images, every image once in random order."""
-        return self._order.epoch(epoch)
-
-    def describe(self, batch: Tensor) -> str:
-        """See `Stage.describe`."""
-        return self._stored.describe(self._labels[batch])
+        self._plan_rows(labels, own.tsg.batch_size)
+        return stage_plan(self._model.prompts.named_parameters(), own.tsg)
 
     def step(self, batch: Tensor) -> dict[str, Tensor]:
         """Both directions of the image-text contrast; processes share the texts."""
@@ -133,10 +114,11 @@ class TextStage:
         with self._runtime.precision.autocast():
             own = self._model.encode_text(labels[world.row_slice(len(labels))])
         texts = gather_parts(own, 1, self._runtime)
-        return both_directions(self._images[batch], texts, labels, self._own.text_temperature)
+        temperature = self._runtime.config.clip4vi_reid.text_temperature
+        return both_directions(self._images[batch], texts, labels, temperature)
 
 
-class InfraredStage:
+class InfraredStage(ViewStage):
     """Stage 2, IFE: constant texts rectify the embedding of infrared images.
 
     L = CE(p_R T^T) + L_r2t + L_t2r + CE(f_R) + CE(p_R) + WRT([f_V; f_V'; f_R]) + CE(p_V T^T), each
@@ -147,16 +129,14 @@ class InfraredStage:
     chooses_epoch = False
 
     def __init__(self, model: CLIP4VIReID, images: TrainingImages, runtime: Runtime) -> None:
-        self._model = model
-        self._images = images
-        self._runtime = runtime
+        super().__init__(model, images, runtime)
         self._own = runtime.config.clip4vi_reid
         self._own_stems = model.encoder.infrared_stem is not None
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
         settings = self._own.ife
-        self._batches = ImageBatches(self._images, self._runtime, self.name, settings.epochs)
+        self._plan_batches(settings.epochs)
         self._model.eval()
         self._bank = self._model.text_bank()
         named = (
@@ -167,34 +147,24 @@ class InfraredStage:
         )
         return stage_plan(named, settings, heads=HEADS, decay_vectors=settings.kind == "adam")
 
-    def num_batches(self) -> int:
-        """See `Stage.num_batches`."""
-        return len(self._batches)
-
     def batches(self, epoch: int) -> Iterator[ViewBatch]:
         """Augmented views of identity-balanced batches."""
-        self._model.train()
+        batches = super().batches(epoch)
         if self._own_stems:
             # Its batch norms rest as well.
             self._model.encoder.visual.stem.eval()
-        return self._batches.epoch(epoch)
-
-    def describe(self, batch: ViewBatch) -> str:
-        """See `Stage.describe`."""
-        return self._batches.describe(batch)
+        return batches
 
     def step(self, batch: ViewBatch) -> dict[str, Tensor]:
         """All losses of one step; "loss" is their weighted sum."""
         weights, labels, count = self._own.ife_loss, batch.labels, len(batch.labels)
-        temperature, backend = self._own.text_temperature, self._runtime.config.backend
+        temperature = self._own.text_temperature
         pooled, projected = encode_views(self._model, batch, self._runtime)
         infrared = projected[2 * count :]
         bank, p = (scale_for_scores(x, temperature) for x in (self._bank, projected))
+        shares = {"visible": weights.anchor, "infrared": weights.text}
         terms = {
-            "text_infrared": weights.text
-            * image_to_text(p[2 * count :], bank, labels, backend=backend),
-            "text_anchor": weights.anchor
-            * image_to_text(p[:count], bank, labels, backend=backend),
+            **text_terms(p, bank, labels, shares, self._runtime),
             "contrast": weights.contrast
             * both_directions(infrared, self._bank[labels], labels, temperature)["loss"],
             "wrt": weights.wrt * weighted_regularized_triplet(pooled, labels.repeat(VIEWS)),
@@ -208,7 +178,7 @@ class InfraredStage:
         return total(terms)
 
 
-class AlignmentStage:
+class AlignmentStage(ViewStage):
     """Stage 3, HSA: images of both modalities and texts are aligned together.
 
     L = CE(f) + CE(p) + WRT + MSEL + CE(p_V T^T) + CE(p_R T^T) + L_t2i(t, sg[p_V; p_R]) + CE(h(t)),
@@ -221,16 +191,14 @@ class AlignmentStage:
     chooses_epoch = True
 
     def __init__(self, model: CLIP4VIReID, images: TrainingImages, runtime: Runtime) -> None:
-        self._model = model
-        self._images = images
-        self._runtime = runtime
+        super().__init__(model, images, runtime)
         self._own = runtime.config.clip4vi_reid
         self._tunes = self._own.text_tuning and learns_texts(model)
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
         settings = self._own.hsa
-        self._batches = ImageBatches(self._images, self._runtime, self.name, settings.epochs)
+        self._plan_batches(settings.epochs)
         trained = (*VISUAL, "text_norm.", "prompts.") if self._tunes else VISUAL
         named = (
             (name, parameter)
@@ -242,10 +210,6 @@ class AlignmentStage:
             decay_vectors=settings.kind == "adam",
         )  # fmt: skip
 
-    def num_batches(self) -> int:
-        """See `Stage.num_batches`."""
-        return len(self._batches)
-
     def batches(self, epoch: int) -> Iterator[ViewBatch]:
         """Augmented views; the texts of all identities are computed anew for each epoch.
 
@@ -253,24 +217,13 @@ class AlignmentStage:
         """
         self._model.eval()
         self._bank = self._model.text_bank()
-        self._model.train()
-        return self._batches.epoch(epoch)
-
-    def describe(self, batch: ViewBatch) -> str:
-        """See `Stage.describe`."""
-        return self._batches.describe(batch)
+        return super().batches(epoch)
 
     def step(self, batch: ViewBatch) -> dict[str, Tensor]:
         """All losses of one step; "loss" is their weighted sum."""
         weights, labels, count = self._own.loss, batch.labels, len(batch.labels)
         features = encode_views(self._model, batch, self._runtime)
-        necks = (self._model.pooled_neck, self._model.projected_neck)
-        terms: dict[str, Tensor] = {}
-        for name, feature, neck in zip(("f", "p"), features, necks, strict=True):
-            logits = neck(feature).logits
-            terms[f"identity_{name}"] = identity_term(logits, labels.repeat(VIEWS), weights)
-            metric = metric_terms(feature, labels, weights, self._runtime)
-            terms |= {f"{term}_{name}": value for term, value in metric.items()}
+        terms = feature_terms(self._model, features, labels, weights, self._runtime)
         projected, bank = features.projected, self._bank
         if self._tunes:
             # K rows of each identity follow each other.
@@ -281,15 +234,10 @@ class AlignmentStage:
             terms["refinement"] = weights.text_refinement * self._refine(
                 texts, people, torch.cat((projected[:count], projected[2 * count :])), labels
             )
-        temperature, backend = self._own.text_temperature, self._runtime.config.backend
+        temperature = self._own.text_temperature
         bank, p = (scale_for_scores(x, temperature) for x in (bank, projected))
-        for name, rows, weight in (
-            ("visible", p[:count], weights.visible_text),
-            ("infrared", p[2 * count :], weights.infrared_text),
-        ):
-            loss = image_to_text(rows, bank, labels, backend=backend)
-            terms[f"text_{name}"] = weight * loss
-        return total(terms)
+        shares = {"visible": weights.visible_text, "infrared": weights.infrared_text}
+        return total(terms | text_terms(p, bank, labels, shares, self._runtime))
 
     def _texts(self, people: Tensor) -> Tensor:
         """Texts of identities, each computed by one process. Shape (P, d)."""

@@ -3,7 +3,6 @@
 A reimplementation following the abstract; what is the paper's and what is ours: docs/clip_mc.md.
 """
 
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,10 @@ from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.methods.base import Method
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage, StagePlan
-from vireid_fast.engine.stages.image_batches import ImageBatches, ViewBatch
+from vireid_fast.engine.stages.image_batches import ViewBatch
 from vireid_fast.engine.stages.plan import stage_plan
 from vireid_fast.engine.stages.stored_features import both_directions
+from vireid_fast.engine.stages.view_stage import ViewStage
 from vireid_fast.engine.stages.visual_terms import (
     VIEWS,
     gather_parts,
@@ -76,7 +76,7 @@ class CLIPMCMethod(Method):
         return self.model.test_features(images, modality)
 
 
-class JointStage:
+class JointStage(ViewStage):
     """All modules and losses at once.
 
     L = CE(f) + CE(p) + CE(z) + metric(f) + metric(z) + L_i2t(p, t_m) + L_t2i + L_comp
@@ -87,34 +87,19 @@ class JointStage:
     chooses_epoch = True
 
     def __init__(self, model: ClipMC, images: TrainingImages, runtime: Runtime) -> None:
-        self._model = model
-        self._images = images
-        self._runtime = runtime
+        super().__init__(model, images, runtime)
         self._own = runtime.config.clip_mc
 
     def prepare(self) -> StagePlan:
         """See `Stage.prepare`."""
         settings = self._own.train
-        self._batches = ImageBatches(self._images, self._runtime, self.name, settings.epochs)
+        self._plan_batches(settings.epochs)
         # "context." goes first, as it contains "text.".
         factors = {"context.": settings.head_lr_factor, "text.": TEXT_FACTOR}
         return stage_plan(
             self._model.named_parameters(), settings, heads=HEADS, factors=factors,
             decay_vectors=settings.kind == "adam",
         )  # fmt: skip
-
-    def num_batches(self) -> int:
-        """See `Stage.num_batches`."""
-        return len(self._batches)
-
-    def batches(self, epoch: int) -> Iterator[ViewBatch]:
-        """Augmented views of identity-balanced batches."""
-        self._model.train()
-        return self._batches.epoch(epoch)
-
-    def describe(self, batch: ViewBatch) -> str:
-        """See `Stage.describe`."""
-        return self._batches.describe(batch)
 
     def step(self, batch: ViewBatch) -> dict[str, Tensor]:
         """All losses of one step; "loss" is their weighted sum."""

@@ -75,16 +75,15 @@ class ClipBatches:
             self._sampler.epoch(epoch * passes + part) for part in range(passes)
         )
         for index, (visible, infrared) in enumerate(itertools.islice(pairs, self._steps)):
-            frames = generator(self._runtime.seed, self._place, "frames", epoch, index)
-            place = generator(
-                self._runtime.seed, self._place, epoch, index, device=self._runtime.device
-            )
+            place = (epoch, index)
+            frames = generator(self._runtime.seed, self._place, "frames", *place)
+            clips = [self._read(m, indices, frames)
+                     for m, indices in ((VISIBLE, visible), (INFRARED, infrared))]  # fmt: skip
             yield ClipBatch(
-                self._visible(self._read(VISIBLE, visible, frames), place, len(visible)),
-                self._clips(infrared_view, self._read(INFRARED, infrared, frames), place,
-                            len(infrared), self._rows()),
+                self._visible(clips[VISIBLE], place, len(visible)),
+                self._clips(infrared_view, clips[INFRARED], place, len(infrared), self._rows()),
                 self._tracklets.label_tensor(VISIBLE, visible).to(self._runtime.device),
-            )  # fmt: skip
+            )
 
     def describe(self, batch: ClipBatch) -> str:
         """The identities of a batch, as numbered in the data set, for an error."""
@@ -99,7 +98,7 @@ class ClipBatches:
         pixels = self._tracklets.clips(modality, indices, frames, self._own)
         return pixels.to(self._runtime.device).unflatten(0, (-1, self._tracklets.sampling.frames))
 
-    def _visible(self, clips: Tensor, place: torch.Generator, total: int) -> Tensor:
+    def _visible(self, clips: Tensor, place: tuple[int, int], total: int) -> Tensor:
         rows = self._rows()
         views: list[Tensor] = [torch.empty(0)] * len(rows)
         for view, odd in ((visible_view, 0), (visible_exchange_view, 1)):
@@ -111,9 +110,15 @@ class ClipBatches:
         return torch.stack(views)
 
     def _clips(
-        self, view: View, clips: Tensor, place: torch.Generator, total: int, rows: Tensor
+        self, view: View, clips: Tensor, place: tuple[int, int], total: int, rows: Tensor
     ) -> Tensor:
-        """Views of clips (b, T, H, W, 3), the draws of a clip the same for its frames."""
+        """Views of clips (b, T, H, W, 3), the draws of a clip the same for its frames.
+
+        Each kind of view has draws of its own, since a process may hold no clip of one.
+        """
+        source = generator(
+            self._runtime.seed, self._place, view.__name__, *place, device=self._runtime.device
+        )
         frames = clips.shape[1]
-        draws = Draws(place, total, rows.repeat_interleave(frames))
+        draws = Draws(source, total, rows.repeat_interleave(frames))
         return view(clips.flatten(0, 1), self._augmentation, draws).unflatten(0, (-1, frames))

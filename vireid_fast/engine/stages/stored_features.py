@@ -115,6 +115,43 @@ class RowOrder:
         yield from order.to(self._runtime.device).split(self._block)
 
 
+class StoredStage:
+    """Batches of a stage on stored features; `prepare` and `step` are the stage's own.
+
+    Args:
+        model: The method's model.
+        stored: What is extracted when the stage's turn comes.
+        runtime: The run.
+    """
+
+    name: str
+    chooses_epoch = False
+    _labels: Tensor
+    _order: RowOrder
+
+    def __init__(self, model: nn.Module, stored: StoredFeatures, runtime: Runtime) -> None:
+        self._model = model
+        self._stored = stored
+        self._runtime = runtime
+
+    def num_batches(self) -> int:
+        """See `Stage.num_batches`."""
+        return len(self._order)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Rows of the stored features, every row once in random order."""
+        return self._order.epoch(epoch)
+
+    def describe(self, batch: Tensor) -> str:
+        """See `Stage.describe`."""
+        return self._stored.describe(self._labels[batch])
+
+    def _plan_rows(self, labels: Tensor, block: int) -> None:
+        """To be called by `prepare`: label of each row, and rows of a batch."""
+        self._labels = labels
+        self._order = RowOrder(len(labels), block, self._runtime, self.name)
+
+
 def both_directions(
     images: Tensor, texts: Tensor, labels: Tensor, temperature: float
 ) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from vireid_fast.engine.stages.image_batches import ViewBatch
 from vireid_fast.losses import (
     FeatureGram,
     cross_modal_contrast,
+    image_to_text,
     modality_shared_enhancement,
     weighted_regularized_triplet,
 )
@@ -75,6 +76,41 @@ def metric_terms(
             rows[: (VIEWS - 1) * count], infrared, labels.repeat(VIEWS - 1), labels
         )
     return terms
+
+
+def feature_terms(
+    model: nn.Module, features: ImageFeatures, labels: Tensor, weights: VisualLossConfig,
+    runtime: Runtime,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Identity and metric terms of f and p, whose necks are `pooled_neck` and `projected_neck`."""
+    terms: dict[str, Tensor] = {}
+    necks = (model.pooled_neck, model.projected_neck)
+    for name, feature, neck in zip(("f", "p"), features, necks, strict=True):
+        logits = neck(feature).logits
+        terms[f"identity_{name}"] = identity_term(logits, labels.repeat(VIEWS), weights)
+        metric = metric_terms(feature, labels, weights, runtime)
+        terms |= {f"{term}_{name}": value for term, value in metric.items()}
+    return terms
+
+
+def text_terms(
+    projected: Tensor, bank: Tensor, labels: Tensor, weights: dict[str, float], runtime: Runtime
+) -> dict[str, Tensor]:
+    """Images against the texts of all identities; the second visible view takes no part.
+
+    Args:
+        projected: p, scaled for scores (`scale_for_scores`). Shape (3 B, d).
+        bank: Texts, scaled likewise. Shape (C, d).
+        labels: Identity of the rows of each part. Shape (B,), int64.
+        weights: Weights of "visible" and "infrared".
+        runtime: The run.
+    """
+    count, backend = len(labels), runtime.config.backend
+    rows = {"visible": projected[:count], "infrared": projected[(VIEWS - 1) * count :]}
+    return {
+        f"text_{name}": weight * image_to_text(rows[name], bank, labels, backend=backend)
+        for name, weight in weights.items()
+    }
 
 
 def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
