@@ -38,6 +38,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def for_frames(generator, clips, frames):
+    """Draws for all frames of some clips, clip after clip."""
+    return Draws(generator, clips, torch.arange(clips).repeat_interleave(frames))
+
+
 def random_bytes(count=6, height=13, width=9):
     return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=seeded(9))
 
@@ -81,7 +86,7 @@ def test_parts_of_a_batch_are_augmented_as_the_whole(view, augmentation):
 @pytest.mark.parametrize("augmentation", [Augmentation(), STRONG], ids=["csdn", "strong"])
 def test_frames_of_a_tracklet_share_their_draws(view, augmentation):
     frames = random_bytes(count=5).repeat_interleave(3, 0)
-    result = view(frames, augmentation, Draws(seeded(1), 5).for_frames(3)).unflatten(0, (5, 3))
+    result = view(frames, augmentation, for_frames(seeded(1), 5, 3)).unflatten(0, (5, 3))
     assert torch.equal(result, result[:, :1].expand_as(result))
     # Equal to one frame each; other tracklets have other draws.
     assert torch.equal(result[:, 0], view(frames[::3], augmentation, seeded(1)))
@@ -89,9 +94,9 @@ def test_frames_of_a_tracklet_share_their_draws(view, augmentation):
 
 def test_other_frames_are_cut_at_the_same_place():
     frames = random_bytes(count=8)
-    result = PadCropFlip(4)(frames, Draws(seeded(1), 2).for_frames(4))
+    result = PadCropFlip(4)(frames, for_frames(seeded(1), 2, 4))
     marks = torch.arange(1, 13 * 9 + 1, dtype=torch.int32).view(1, 13, 9, 1).expand(8, -1, -1, 3)
-    places = PadCropFlip(4)(marks, Draws(seeded(1), 2).for_frames(4))[..., 0]
+    places = PadCropFlip(4)(marks, for_frames(seeded(1), 2, 4))[..., 0]
     for clip in range(2):
         assert (places[4 * clip : 4 * clip + 4] == places[4 * clip]).all()
     assert not torch.equal(places[0], places[4])
@@ -104,9 +109,8 @@ def test_other_frames_are_cut_at_the_same_place():
 def test_frames_of_a_part_of_the_tracklets(view):
     """Both uses at once: a process takes tracklets 2 and 3 of four, with three frames each."""
     frames = random_bytes(count=12)
-    expected = view(frames, STRONG, Draws(seeded(4), 4).for_frames(3))
-    own = Draws(seeded(4), 4, torch.tensor([2, 3])).for_frames(3)
-    assert own.rows.tolist() == [2, 2, 2, 3, 3, 3]
+    expected = view(frames, STRONG, for_frames(seeded(4), 4, 3))
+    own = Draws(seeded(4), 4, torch.tensor([2, 2, 2, 3, 3, 3]))
     assert torch.equal(view(frames[6:], STRONG, own), expected[6:])
 
 

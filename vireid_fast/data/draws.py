@@ -12,8 +12,9 @@ from vireid_fast._checks import require, require_dtype, require_shape
 class Draws:
     """Draws for `total` items, of which image n of a batch gets those of item `rows[n]`.
 
-    Two uses, which can be joined: the frames of a tracklet share its draws, and a process that
-    holds a part of a batch gives each image the draws that one process alone would give it.
+    Two uses, which can be joined: the T frames of a tracklet share its draws, with rows repeated T
+    times, and a process that holds a part of a batch gives each image the draws that one process
+    alone would give it.
 
     Attributes:
         generator: Source of all draws. Processes that share a batch must hold it in equal states.
@@ -52,11 +53,6 @@ class Draws:
     def device(self) -> torch.device:
         """Device on which is drawn."""
         return self.generator.device
-
-    def for_frames(self, frames: int) -> "Draws":
-        """Draws for the frames of the items, `frames` of each in a row, which share its draws."""
-        rows = torch.arange(self.total, device=self.device) if self.rows is None else self.rows
-        return Draws(self.generator, self.total, rows.repeat_interleave(frames))
 
 
 def uniform(
