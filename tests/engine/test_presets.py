@@ -6,6 +6,7 @@ and schedule stay those of the file.
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from vireid_fast.config import ConfigError, load_config, presets
 from vireid_fast.data.synthetic import write_layout
 from vireid_fast.engine import workflow
 from vireid_fast.engine.checkpoint import CheckpointError, follow, load_checkpoint
+from vireid_fast.engine.data_setup import read_table
 from vireid_fast.engine.method_setup import load_method, new_method
 from vireid_fast.engine.trainer import Trainer
 
@@ -186,3 +188,21 @@ def test_another_method_starts_from_the_shared_parts(roots, tmp_path):
     config = _config("lsmrl/hitsz_vcm_small", roots, f"start_from={warm.path}")
     with pytest.raises(CheckpointError, match=r"data of .* must be 'hitsz_vcm', got 'sysu_mm01'"):
         workflow.train(config, tmp_path / "run")
+
+
+def test_short_tracklets_are_left_out_of_training_and_test(roots, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(roots("hitsz_vcm", tracklets=1), root)
+    for name in ("track_train_info.txt", "track_test_info.txt"):
+        file = root / "info" / name
+        lines = [line.split() for line in file.read_text().splitlines()]
+        # The last tracklet of each list loses a frame.
+        lines[-1][2] = str(int(lines[-1][2]) - 1)
+        file.write_text("".join(" ".join(line) + "\n" for line in lines))
+    config = _config("lsmrl/hitsz_vcm_small", roots, f"data.root={root}")
+    every = read_table(config)
+    kept = read_table(replace(config, video=replace(config.video, min_frames=4)))
+    assert sorted(every.length.tolist())[:2] == [3, 3] and len(kept) == len(every) - 2
+    assert set(kept.length.tolist()) == {4}
+    with pytest.raises(ConfigError, match=r"video\.min_frames must be at most 4, .* got 5"):
+        read_table(replace(config, video=replace(config.video, min_frames=5)))

@@ -50,7 +50,8 @@ class VideoConfig(Section):
     short: str = "repeat"
     """Tracklets of fewer than T frames: "repeat" frames as the public samplers do, or "refuse"."""
     min_frames: int = 1
-    """Training leaves out tracklets of fewer frames; 12 in the public code for HITSZ-VCM."""
+    """Tracklets of fewer frames are left out, in training and test: 12 in the public code for
+    HITSZ-VCM, whose published numbers of queries and gallery tracklets are those that remain."""
 
     def check(self, prefix: str) -> None:
         """See `Section.check`."""

@@ -7,7 +7,7 @@ from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.holdout import hold_out
 from vireid_fast.data.table import ImageTable
-from vireid_fast.data.tracklets import TrackletTable
+from vireid_fast.data.tracklets import TrackletTable, drop_short
 from vireid_fast.engine.distributed import World
 from vireid_fast.engine.training_data import (
     FrameSampling,
@@ -43,6 +43,12 @@ def read_table(config: Config) -> Table:
     require(data.split <= last, "config", "data.split", f"be 1 to {last} for {data.name}",
             data.split, error=ConfigError)  # fmt: skip
     table = entry.read(root, split=data.split) if entry.splits else entry.read(root)
+    if isinstance(table, TrackletTable):
+        longest = int(table.length.max(initial=0))
+        table = drop_short(table, config.video.min_frames)
+        require(len(table) > 0, "config", "video.min_frames",
+                f"be at most {longest}, the frames of the longest tracklet",
+                config.video.min_frames, error=ConfigError)  # fmt: skip
     if data.validation_share:
         table = hold_out(table, data.validation_share, seed=config.seed)
     return table
@@ -87,7 +93,7 @@ def training_data(
         if isinstance(table, TrackletTable):
             return open_training_tracklets(
                 table, data.train_split, size, folder, frame_sampling(config),
-                min_frames=config.video.min_frames, skip_bad=data.skip_bad_images,
+                skip_bad=data.skip_bad_images,
             )  # fmt: skip
         return open_training_images(
             table, data.train_split, size, folder, skip_bad=data.skip_bad_images

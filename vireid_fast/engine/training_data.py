@@ -175,7 +175,6 @@ def open_training_tracklets(
     folder: Path,
     sampling: FrameSampling,
     *,
-    min_frames: int = 1,
     skip_bad: bool = False,
 ) -> TrainingTracklets:
     """Open, or build once, the cache of the frames of a training split.
@@ -186,14 +185,12 @@ def open_training_tracklets(
         size: Height and width of the cached frames.
         folder: Folder of the cache.
         sampling: How frames become a clip.
-        min_frames: Tracklets of fewer frames are left out.
         skip_bad: Leave damaged frames out and count them, instead of stopping at the first.
 
     Raises:
         DatasetError: An identity has tracklets of one modality only, or a tracklet is too short.
     """
     rows = table.rows(split)
-    rows = rows[table.length[rows] >= min_frames]
     sampling.require_length(table, rows)
     require_trainable(table.frames, split, rows=table.start[rows])
     wanted = np.concatenate([table.frame_rows(row) for row in rows])
