@@ -115,18 +115,19 @@ class StudyTables:
 
 
 def overview(folder: Path) -> str:
-    """The README's table: main rows of every study, plain, infrared queries."""
-    lines = [_head("data", "row", "seeds", "R1", "mAP", "mINP")]
+    """The README's table: trained rows of every study, infrared queries."""
+    metrics = ("R1", "mAP", "mINP")
+    lines = [_head("data", "row", "seeds", *metrics, "re-ranked R1", "re-ranked mAP")]
     for study in STUDIES:
-        tables = StudyTables(study, folder)
-        for row, records in tables.main_rows():
-            for name in ("plain", "reranked", "infrared-visible", "infrared-visible, reranked"):
-                if name not in records[0]["results"]:
-                    continue
-                values = [[r["results"][name][m] for r in records] for m in ("R1", "mAP", "mINP")]
-                title = row.title + (" + re-ranking" if name.endswith("reranked") else "")
-                lines.append(_line(TITLES[study.key], title, str(len(records)),
-                                   *(_spread(v) for v in values)))  # fmt: skip
+        for row, records in StudyTables(study, folder).main_rows():
+            plain = next(name for name in ("plain", "infrared-visible")
+                         if name in records[0]["results"])  # fmt: skip
+            again = "reranked" if plain == "plain" else f"{plain}, reranked"
+            if not row.trained:
+                continue
+            values = [(plain, m) for m in metrics] + [(again, m) for m in metrics[:2]]
+            cells = [_spread([r["results"][name][m] for r in records]) for name, m in values]
+            lines.append(_line(TITLES[study.key], row.title, str(len(records)), *cells))
     return "\n".join(lines) if len(lines) > 1 else MISSING
 
 

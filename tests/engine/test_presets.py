@@ -186,7 +186,7 @@ def test_another_method_starts_from_the_shared_parts(roots, tmp_path):
         shared = [key for key in state if key.startswith(("encoder.", "pooled_neck.", "text."))]
         assert shared and all(torch.equal(state[key], stored[key]) for key in shared)
     config = _config("lsmrl/hitsz_vcm_small", roots, f"start_from={warm.path}")
-    with pytest.raises(CheckpointError, match=r"data of .* must be 'hitsz_vcm', got 'sysu_mm01'"):
+    with pytest.raises(CheckpointError, match=r"architecture of .* must be 'ViT-small'"):
         workflow.train(config, tmp_path / "run")
 
 
