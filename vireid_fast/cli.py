@@ -38,6 +38,20 @@ DataRootOption = Annotated[
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave damaged images out and count them.")
 ]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="sysu/agw (default), sysu/official, regdb/agw, regdb/mpanet, llcm/paper, "
+        "llcm/official-code, llcm/idkl, vcm/mitml, bupt/full, bupt/official-bs64, market1501."
+    ),
+]
+ModeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="all or indoor (sysu), infrared-visible or visible-infrared (regdb, llcm, vcm, "
+        "bupt), all (market1501), or each. Left out: all, or both directions."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Overrides such as seed=2 csdn.visual.epochs=10.", metavar="[KEY=VALUE]"),
@@ -169,20 +183,8 @@ def evaluate(
         list[Path] | None,
         typer.Option("--run", "-r", help="Run to evaluate; several are averaged, as RegDB's ten."),
     ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="sysu/agw (default), sysu/official, regdb/agw, regdb/mpanet, llcm/paper, "
-            "llcm/official-code, llcm/idkl, vcm/mitml, bupt/full, bupt/official-bs64, market1501."
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="all or indoor (sysu), infrared-visible or visible-infrared (regdb, llcm, vcm, "
-            "bupt), all (market1501), or each. Left out: all, or both directions."
-        ),
-    ] = None,
+    protocol: ProtocolOption = None,
+    mode: ModeOption = None,
     shots: Annotated[
         int | None,
         typer.Option(help="Gallery images per identity and camera, where drawn; default 1."),

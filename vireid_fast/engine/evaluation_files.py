@@ -18,7 +18,7 @@ from vireid_fast.data.feature_files import (
     read_metadata,
 )
 from vireid_fast.data.permutations import read_permutations
-from vireid_fast.engine.progress import progress_bar
+from vireid_fast.engine.progress import Advance, progress_bar
 from vireid_fast.ops import smallest_k
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_modes, evaluate_pair
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
@@ -131,11 +131,8 @@ def evaluate_files(
                 require(
                     value is None, "eval", option, "be left out with --query and --gallery", value
                 )
-            processing, split = read_processing(query, gallery)
-            return {name: evaluate_pair(
-                read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
-                rerank=rerank, processing=processing, split=split, progress=advance,
-            )}  # fmt: skip
+            result = _evaluate_pair(query, gallery, protocol, metric, rerank, advance)
+            return {name: result}
         orders = None if permutations is None else read_permutations(permutations)
         processing, split = read_processing(features)
         results = evaluate_modes(
@@ -147,6 +144,17 @@ def evaluate_files(
         return results
     (result,) = results.values()
     return {name: result}
+
+
+def _evaluate_pair(
+    query: Path, gallery: Path, protocol: str, metric: str | None,
+    rerank: tuple[int, int, float] | None, progress: Advance,
+) -> EvaluationResult:  # fmt: skip
+    processing, split = read_processing(query, gallery)
+    return evaluate_pair(
+        read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
+        rerank=rerank, processing=processing, split=split, progress=progress,
+    )  # fmt: skip
 
 
 def _modes(protocol: str, mode: str | None) -> tuple[str, ...]:

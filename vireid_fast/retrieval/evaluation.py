@@ -169,22 +169,10 @@ def evaluate_pair(
     rules = get_protocol(protocol)
     metric, parameters = _settings(rules, metric, rerank)
     splits = _splits(rules, split)
-    require(
-        not rules.visible_block, protocol, "features", "come in one set, since it leaves rows out",
-        "query and gallery apart", "Give one set with roles and modality, or use bupt/full.",
-    )  # fmt: skip
     query.validate("query")
     gallery = gallery.validate("gallery")
     gallery = gallery.subset(~rules.is_junk(gallery.person_ids))
-    for name, features in (("query", query), ("gallery", gallery)):
-        require(len(features) > 0, protocol, name, "hold at least one row", 0)
-        require_cameras(rules, features.camera_ids, name)
-    require(
-        query.features.shape[1] == gallery.features.shape[1], protocol, "gallery",
-        f"have features of width {query.features.shape[1]} like the query",
-        gallery.features.shape[1], "Extract both with one model.",
-    )  # fmt: skip
-    require_same_device(protocol, query=query.features, gallery=gallery.features)
+    _require_pair(rules, query, gallery)
     query, gallery = _as_float64(query), _as_float64(gallery)
     report = _Reporter(progress, 0 if parameters else len(query), 1)
     if parameters is None:
@@ -196,6 +184,23 @@ def evaluate_pair(
     return EvaluationResult(
         protocol, None, None, metric, parameters, (trial,), dict(processing or {}), splits
     )
+
+
+def _require_pair(rules: Protocol, query: FeatureSet, gallery: FeatureSet) -> None:
+    """Raise ValueError unless a given query and gallery can be judged by a protocol."""
+    require(
+        not rules.visible_block, rules.name, "features", "come in one set, since it leaves rows "
+        "out", "query and gallery apart", "Give one set with roles and modality, or use bupt/full.",
+    )  # fmt: skip
+    for name, features in (("query", query), ("gallery", gallery)):
+        require(len(features) > 0, rules.name, name, "hold at least one row", 0)
+        require_cameras(rules, features.camera_ids, name)
+    require(
+        query.features.shape[1] == gallery.features.shape[1], rules.name, "gallery",
+        f"have features of width {query.features.shape[1]} like the query",
+        gallery.features.shape[1], "Extract both with one model.",
+    )  # fmt: skip
+    require_same_device(rules.name, query=query.features, gallery=gallery.features)
 
 
 class _Reporter:
