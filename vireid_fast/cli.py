@@ -186,8 +186,7 @@ def evaluate(
     protocol: ProtocolOption = None,
     mode: ModeOption = None,
     shots: Annotated[
-        int | None,
-        typer.Option(help="Gallery images per identity and camera, where drawn; default 1."),
+        int | None, typer.Option(help="Images per identity and camera, where drawn; default 1.")
     ] = None,
     permutations: Annotated[
         Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
