@@ -48,6 +48,9 @@ class ResultFile:
                 record = {**head, **comparison.summary(provider, fused, clock)}
                 if provider is first and case.microseconds and clock == "graph":
                     record["target_microseconds"] = case.microseconds
+                if case.items and "milliseconds" in record:
+                    record["rate"] = 1e3 * case.items / record["milliseconds"]
+                    record["unit"] = case.unit
                 if provider.name in memory and fused.name in memory:
                     record |= {
                         "memory_megabytes": memory[provider.name] / 1e6,

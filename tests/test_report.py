@@ -75,8 +75,9 @@ def test_targets_stand_beside_what_was_measured(report, tmp_path):
     assert "| 80 MB, 4x of 5x, missed |" in group
     assert "| gone | left out: not installed |" in group and "floor: least | 0.050" in group
     assert "3.00: a, to large | 0.98: a, to even | 1 of 3 |" in summary
-    assert "| text tower | | not measured" in summary
-    assert "GPU figures are not measured yet" in summary
+    # A line a measured group.
+    assert "text tower" not in summary
+    assert "| device (GPU not measured yet) |" in summary
 
 
 def test_gpu_times_have_targets_in_microseconds(report, tmp_path):
@@ -86,7 +87,17 @@ def test_gpu_times_have_targets_in_microseconds(report, tmp_path):
          "target_microseconds": 32.0, "cudnn": 91900, "cuda": "13.0"},
     )  # fmt: skip
     assert "| fused (graph) |  |  | 20.0 us of 32, met |" in group and "cuDNN 91900" in group
-    assert "1 of 1" in summary and "not measured yet: `bench" not in summary
+    assert "1 of 1" in summary and "not measured yet" not in summary
+
+
+def test_a_rate_stands_beside_the_provider(report, tmp_path):
+    group, _ = _tables(
+        report, tmp_path,
+        {"provider": "fused", "role": "fused", "ratio": 1.0, "rate": 12.34, "unit": "clips"},
+        {"provider": "slow", "role": "reference", "ratio": 2.0, "rate": 6.17, "unit": "clips"},
+    )  # fmt: skip
+    assert "| fused: 12.3 clips/s |  |" in group
+    assert "| slow: 6.17 clips/s | 2.00 (1.00-1.10) |" in group
 
 
 def test_readme_is_short():

@@ -9,10 +9,13 @@ from cases import (
     accelerate,
     attention,
     attention_pool,
-    csdn_steps,
+    diffusion,
+    extraction,
     injection,
+    method_steps,
     metric_losses,
     ops,
+    stfl,
     text_tower,
 )
 from cases.case import DEVICES, Case, Workload
@@ -20,8 +23,8 @@ from cases.case import DEVICES, Case, Workload
 GROUPS: dict[str, tuple[Case, ...]] = {
     module.__name__.rpartition(".")[2]: module.CASES
     for module in (
-        text_tower, attention, injection, attention_pool, accelerate, metric_losses, csdn_steps,
-        ops,
+        text_tower, attention, injection, attention_pool, accelerate, metric_losses, method_steps,
+        extraction, stfl, diffusion, ops,
     )
 }  # fmt: skip
 

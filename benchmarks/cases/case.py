@@ -44,6 +44,8 @@ class Case:
         graphs: On a GPU also replayed as a CUDA graph.
         microseconds: Wanted time of the first fused provider on an H200, in a CUDA graph.
         slow: Takes minutes on a CPU; left out of a quick run.
+        items: What one call handles, where a rate is told beside the ratios; 0: none is.
+        unit: Name of an item, in the plural.
     """
 
     group: str
@@ -58,6 +60,8 @@ class Case:
     graphs: bool = True
     microseconds: float | None = None
     slow: bool = False
+    items: int = 0
+    unit: str = ""
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"

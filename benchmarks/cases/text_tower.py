@@ -3,6 +3,9 @@
 The fused providers are the four templates. The 77-token peers take the same time whatever the
 template says, so they run once, with the template "person", and every template is compared to them
 in the same rounds. "forward + backward" is CLIP-ReID's stage 1: the gradient of the learned tokens.
+
+CLIP-MC writes a prompt for every image, at test too: "one an image" are descriptions of its form,
+which share start of text and the context of the missing modality.
 """
 
 import copy
@@ -14,12 +17,13 @@ import torch
 from baselines.prompts import Prompts, TransformersTower, encode_all_tokens
 from timing import Budget, Provider
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cases.case import Case, Workload, gemm_floor, peers_of
 from vireid_fast.clip.architectures import architecture
 from vireid_fast.clip.templates import CLIP_EOT, TEMPLATES, PromptTemplate
 from vireid_fast.clip.text import TextTower
-from vireid_fast.nn import PromptLearner, PromptTextEncoder
+from vireid_fast.nn import PromptGroup, PromptLearner, PromptTextEncoder
 from vireid_fast.testing import assert_error_budget, make_features
 
 _PEER_TEMPLATE = "person"
@@ -27,6 +31,7 @@ _ALL_TOKENS = "77-token tower"
 _GATE_PROMPTS = 3
 # More prompts than this go through in chunks, as their activations would take gigabytes.
 _LARGEST, _CHUNK = 500, 64
+_SHARED_TOKENS, _OWN_TOKENS = 5, 7
 _TARGETS = {"person": 9.0, "day_night": 5.0}
 _MEMORY_TARGETS = {"person": 5.0, "day_night": 4.0}
 
@@ -82,6 +87,43 @@ def _text(prompts: int, classes: int, backward: bool, huggingface: bool, device:
             _check(inputs, name, [outputs[one] for one in same])
 
     return Workload(tuple(providers), check)
+
+
+def _descriptions(prompts: int, device: torch.device) -> Workload:
+    """Prompts [SOS] [4 context tokens] [4 tokens of the image] [person] [.] [EOS], as constants."""
+    tower = _make_inputs(prompts, 1, False, device).tower
+    dtype = tower.text_projection.dtype
+    own = make_features(prompts * _OWN_TOKENS, tower.width, dtype=dtype, device=device)
+    shared = make_features(_SHARED_TOKENS, tower.width, seed=1, dtype=dtype, device=device)
+    group = PromptGroup(shared, own.unflatten(0, (prompts, _OWN_TOKENS)))
+    encoder = PromptTextEncoder(tower)
+    full = partial(_encode_padded, tower)
+    length = _SHARED_TOKENS + _OWN_TOKENS
+    flops = _tokens_flops(tower, length, _SHARED_TOKENS, prompts)
+    providers = (
+        Provider("one an image", "fused", torch.no_grad()(partial(encoder, group))),
+        Provider(_ALL_TOKENS, "peer", torch.no_grad()(partial(full, group))),
+        gemm_floor(flops, prompts * _OWN_TOKENS, 512, 2048, device, dtype),
+    )
+
+    @torch.no_grad()
+    def check(outputs: dict[str, Tensor]) -> None:
+        few = PromptGroup(shared, group.suffix[:_GATE_PROMPTS])
+        wide = PromptGroup(few.prefix.double(), few.suffix.double())
+        exact = _encode_padded(copy.deepcopy(tower).double(), wide)
+        for name in ("one an image", _ALL_TOKENS):
+            assert_error_budget(outputs[name][:_GATE_PROMPTS], full(few), exact)
+
+    return Workload(providers, check)
+
+
+def _encode_padded(tower: TextTower, group: PromptGroup) -> Tensor:
+    """Every token of the context length, zeros behind the prompts."""
+    prefix, suffix, _ = group
+    whole = torch.cat((prefix.expand(len(suffix), -1, -1), suffix), dim=1)
+    length = whole.shape[1]
+    rows = torch.full((len(whole),), length - 1, device=whole.device)
+    return tower.encode_embeddings(pad(whole, (0, 0, 0, tower.context_length - length)), rows)
 
 
 def _make_inputs(prompts: int, classes: int, backward: bool, device: torch.device) -> _Inputs:
@@ -186,11 +228,16 @@ def _flops(tower: TextTower, template: PromptTemplate, prompts: int) -> float:
     needs keys and values of them (4 W^2) and the rest for EOT alone (20 W^2). Backward to the
     learned tokens takes the same again: weights are frozen.
     """
+    return _tokens_flops(tower, template.length, template.context_start, prompts)
+
+
+def _tokens_flops(tower: TextTower, length: int, shared: int, prompts: int) -> float:
+    """`_flops` of prompts of `length` tokens, of which `shared` are computed once."""
     width, layers = tower.width, len(tower.transformer.resblocks)
-    own = template.length - template.context_start
-    visible = sum(range(template.context_start + 1, template.length + 1))
+    own = length - shared
+    visible = sum(range(shared + 1, length + 1))
     inner = (layers - 1) * (24 * width**2 * own + 4 * width * visible)
-    last = 4 * width**2 * own + 20 * width**2 + 4 * width * template.length
+    last = 4 * width**2 * own + 20 * width**2 + 4 * width * length
     return prompts * (inner + last + 2 * width * tower.text_projection.shape[1])
 
 
@@ -205,6 +252,15 @@ def _case(
         f"{prompts} prompts of {classes} classes",
         partial(_text, prompts, classes, backward, huggingface),
         dtype="bfloat16" if device == "cuda" else "float32", devices=(device,), **settings,
+    )  # fmt: skip
+
+
+def _instance_case(device: str) -> Case:
+    return Case(
+        "text_tower", "PromptTextEncoder", "64 prompts of CLIP-MC, forward",
+        "64 prompts of their own", partial(_descriptions, 64),
+        dtype="bfloat16" if device == "cuda" else "float32", devices=(device,),
+        memory=("one an image", _ALL_TOKENS), budget=Budget(seconds=20.0),
     )  # fmt: skip
 
 
@@ -223,4 +279,6 @@ CASES = (
     _case(500, False, device="cuda", huggingface=True, microseconds=800.0),
     _case(500, True, device="cuda", huggingface=True),
     _case(1074, False, device="cuda"),
+    _instance_case("cpu"),
+    _instance_case("cuda"),
 )
