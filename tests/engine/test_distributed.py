@@ -12,6 +12,7 @@ import torch
 from processes import run_like_torchrun, run_processes
 from torch import nn
 
+from vireid_fast._collectives import CollectiveError
 from vireid_fast.clip import build_clip
 from vireid_fast.data.samplers import IdentitySampler
 from vireid_fast.engine import distributed, failures
@@ -20,7 +21,6 @@ from vireid_fast.engine.precision import Precision
 from vireid_fast.losses import cross_modal_contrast, supervised_contrast
 from vireid_fast.models.two_stem import TwoStemEncoder
 from vireid_fast.nn import global_batch_norm
-from vireid_fast.nn.collectives import CollectiveError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 """float64 that was summed in another order."""

@@ -3,9 +3,9 @@
 import pytest
 import torch.distributed as dist
 
+from vireid_fast._collectives import CollectiveError
 from vireid_fast.engine import failures
 from vireid_fast.engine.failures import FAILED, STOPPED, explain, report_failure
-from vireid_fast.nn.collectives import CollectiveError
 
 LOST = CollectiveError("distributed: all_gather must be reached, got a closed connection.")
 

@@ -15,11 +15,11 @@ from method_cases import CASES, STAGES, tiny_config
 from processes import free_port, run_like_torchrun
 from recorded_training import poison, record
 
+from vireid_fast._collectives import CollectiveError
 from vireid_fast.engine import failures
 from vireid_fast.engine.checkpoint import follow, load_checkpoint
 from vireid_fast.engine.methods.lsmrl import SequenceStage
 from vireid_fast.engine.run_folder import RunFolder
-from vireid_fast.nn.collectives import CollectiveError
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 """float64 summed in another order; a few steps of Adam make up to 1e-11 of its rounding, where a

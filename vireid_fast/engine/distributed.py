@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vireid_fast._checks import require, sentence
+from vireid_fast._collectives import CollectiveError, all_gather, all_reduce_sum
 from vireid_fast.engine.failures import FAILED, explain, left_alone, report_failure
-from vireid_fast.nn.collectives import CollectiveError, all_gather, all_reduce_sum
 
 WHAT = "distributed"
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

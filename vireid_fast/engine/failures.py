@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from vireid_fast._checks import sentence
-from vireid_fast.nn.collectives import CollectiveError
+from vireid_fast._collectives import CollectiveError
 
 FAILED = "failed"
 """Key under which the first process that fails says so."""

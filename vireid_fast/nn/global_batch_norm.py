@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vireid_fast._checks import require
-from vireid_fast.nn.collectives import all_gather, all_reduce_sum, group_size
+from vireid_fast._collectives import all_gather, all_reduce_sum, group_size
 
 WHAT = "global_batch_norm"
 

@@ -1,6 +1,6 @@
-"""The two collectives that everything distributed is made of, with their errors.
+"""The few collectives that everything distributed is made of, with their errors.
 
-Both run on the default process group, or on `group`; every process must reach them in the same
+All run on the default process group, or on `group`; every process must reach them in the same
 order.
 """
 
@@ -26,11 +26,49 @@ def group_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group)
 
 
+def group_rank(group: dist.ProcessGroup | None = None) -> int:
+    """Number of this process in the group; 0 where no process group was made."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0
+    return dist.get_rank(group)
+
+
 def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sum over processes, the same bits on each. `tensor` is overwritten and returned."""
     with _named("all_reduce"):
         dist.all_reduce(tensor, group=group)
     return tensor
+
+
+def all_reduce_max(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Elementwise maximum over processes. `tensor` is overwritten and returned."""
+    with _named("all_reduce"):
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    return tensor
+
+
+class Broadcast:
+    """A tensor of one process on its way to all others.
+
+    Args:
+        tensor: Contiguous. What process `source` sends; in the others, of the same shape and dtype,
+            it is overwritten. Not to be touched before `wait`.
+        source: Number of the sending process in the group.
+        group: The processes.
+    """
+
+    def __init__(
+        self, tensor: Tensor, source: int, group: dist.ProcessGroup | None = None
+    ) -> None:
+        self._tensor = tensor
+        with _named("broadcast"):
+            self._work = dist.broadcast(tensor, group=group, group_src=source, async_op=True)
+
+    def wait(self) -> Tensor:
+        """The tensor, once it has arrived."""
+        with _named("broadcast"):
+            self._work.wait()
+        return self._tensor
 
 
 def all_gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
