@@ -35,6 +35,26 @@ template <typename S>
 using NormalizeRowBwd = void (*)(const NormRow<S>& norm, const S* row, const S* grad, S mean,
                                  S rstd, S* grad_row, S* grad_weight, S* grad_bias);
 
+// counts[b] += #{i : values[i] < bounds[b]}, or <= with `or_equal`. NaN is never counted.
+template <typename T>
+using CountBelow = void (*)(const T* values, int64_t count, const T* bounds, int64_t num_bounds,
+                            bool or_equal, int64_t* counts);
+
+// Writes the ascending i with values[i] <= bound and returns how many there are. count < 2^31.
+template <typename T>
+using FindAtMost = int64_t (*)(const T* values, int64_t count, T bound, int32_t* places);
+
+template <typename T>
+using HasNan = bool (*)(const T* values, int64_t count);
+
+// Counting for one type of values.
+template <typename T>
+struct Counting {
+  CountBelow<T> count_below;
+  FindAtMost<T> find_at_most;
+  HasNan<T> has_nan;
+};
+
 struct Kernels {
   DistanceTile<float> distance_tile_f32;
   DistanceTile<double> distance_tile_f64;
@@ -43,6 +63,8 @@ struct Kernels {
   NormalizeRow<double> normalize_row_f64;
   NormalizeRowBwd<float> normalize_row_bwd_f32;
   NormalizeRowBwd<double> normalize_row_bwd_f64;
+  Counting<float> counting_f32;
+  Counting<double> counting_f64;
 
   template <typename T>
   DistanceTile<T> distance_tile() const {
@@ -50,6 +72,15 @@ struct Kernels {
       return distance_tile_f32;
     } else {
       return distance_tile_f64;
+    }
+  }
+
+  template <typename T>
+  const Counting<T>& counting() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return counting_f32;
+    } else {
+      return counting_f64;
     }
   }
 

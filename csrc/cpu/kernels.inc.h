@@ -6,6 +6,12 @@
 // included): the linker keeps one copy of such a function, possibly the one compiled for a wider
 // instruction set than the machine has.
 
+#include "../isa.h"
+
+#if VIREID_X86_DISPATCH
+#include <immintrin.h>
+#endif
+
 namespace vireid_fast {
 namespace {
 
@@ -140,6 +146,7 @@ void distance_tile(Product product, const T* x, int64_t rows, const T* y, int64_
 }  // namespace
 
 #include "rows.inc.h"
+#include "counting.inc.h"
 
 const Kernels VIREID_TABLE = {
     distance_tile<float>,
@@ -149,6 +156,8 @@ const Kernels VIREID_TABLE = {
     normalize_row<double>,
     normalize_row_bwd<float>,
     normalize_row_bwd<double>,
+    {count_below<float>, find_at_most<float>, has_nan<float>},
+    {count_below<double>, find_at_most<double>, has_nan<double>},
 };
 
 }  // namespace vireid_fast

@@ -1,261 +1,279 @@
-// Rank statistics on the CPU by counting: the rank of an item is the number of kept items before it
-// in (distance, index) order, so that nothing but the few ranks of the correct items is sorted.
+// Rank statistics on the CPU, of a distance matrix and of features whose distances are computed
+// tile by tile and counted there.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 
-#include <algorithm>
-#include <limits>
-#include <span>
+#include <cmath>
+#include <optional>
 #include <tuple>
-#include <utility>
-#include <vector>
 
 #include "../checks.h"
+#include "../metric.h"
+#include "rank_counter.h"
 
 namespace vireid_fast {
 namespace {
 
-constexpr const char* kOp = "rank_statistics";
+constexpr int64_t kTileRows = 32;
+constexpr int64_t kTileCols = 512;
+static_assert(kTileCols <= RankCounter<float>::kPiece);
 
-// Codes of `drop` in the raw op; ops/rank_statistics/op.py holds the same list.
-enum class Drop : int64_t { kNone = 0, kSameGroup = 1, kSameGroupAndId = 2 };
+using Statistics = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-struct Labels {
-  const int64_t* ids;
-  const int64_t* groups;
-  int64_t size;
+// Labels of queries and gallery, checked for sizes and kept contiguous.
+class Labels {
+ public:
+  Labels(const char* op, const Tensor& query_identities, const Tensor& query_groups,
+         const Tensor& identity_of, const Tensor& identity_start, const Tensor& identity_items,
+         const Tensor& group_of, const Tensor& group_start, const Tensor& group_items,
+         int64_t num_query, int64_t num_gallery, int64_t drop)
+      : drop(static_cast<Drop>(drop)) {
+    STD_TORCH_CHECK(drop >= 0 && drop <= 2, op, ": drop must be 0, 1 or 2, got ", drop, ".");
+    query_identity = take(op, "query_identities", query_identities, num_query);
+    query_group = take(op, "query_groups", query_groups, num_query);
+    identities = index(op, "identity_of", identity_of, "identity_start", identity_start,
+                       "identity_items", identity_items, num_gallery);
+    groups = index(op, "group_of", group_of, "group_start", group_start, "group_items",
+                   group_items, num_gallery);
+  }
+
+  void check_unbroken(const char* op) const {
+    STD_TORCH_CHECK(!broken, op, ": the gallery index must list items in range and ascending.");
+  }
+
+  Drop drop;
+  const int64_t* query_identity;
+  const int64_t* query_group;
+  LabelIndex identities;
+  LabelIndex groups;
+  mutable std::atomic<bool> broken = false;
+
+ private:
+  const int64_t* take(const char* op, const char* name, const Tensor& tensor, int64_t size) {
+    check_dtype(op, name, tensor, ScalarType::Long);
+    check_rank(op, name, tensor, 1);
+    if (size >= 0) check_size(op, name, tensor, 0, size);
+    kept_.push_back(torch::stable::contiguous(tensor));
+    return kept_.back().const_data_ptr<int64_t>();
+  }
+
+  LabelIndex index(const char* op, const char* of_name, const Tensor& of, const char* start_name,
+                   const Tensor& start, const char* items_name, const Tensor& items,
+                   int64_t num_gallery) {
+    LabelIndex made{};
+    made.of = take(op, of_name, of, num_gallery);
+    made.start = take(op, start_name, start, -1);
+    made.items = take(op, items_name, items, num_gallery);
+    made.num_labels = start.size(0) - 1;
+    made.num_items = num_gallery;
+    STD_TORCH_CHECK(made.num_labels >= 0, op, ": ", start_name, " must hold at least one entry.");
+    return made;
+  }
+
+  std::vector<Tensor> kept_;
 };
 
 struct Outputs {
-  int64_t* first_rank;
-  int64_t* first_identity_rank;
-  double* average_precision;
-  double* inverse_negative_penalty;
-  int64_t* num_positives;
+  Outputs(const Tensor& like, int64_t num_query)
+      : first_rank(make(like, num_query, ScalarType::Long)),
+        first_identity_rank(make(like, num_query, ScalarType::Long)),
+        average_precision(make(like, num_query, ScalarType::Double)),
+        inverse_negative_penalty(make(like, num_query, ScalarType::Double)),
+        num_positives(make(like, num_query, ScalarType::Long)),
+        pointers{first_rank.mutable_data_ptr<int64_t>(),
+                 first_identity_rank.mutable_data_ptr<int64_t>(),
+                 average_precision.mutable_data_ptr<double>(),
+                 inverse_negative_penalty.mutable_data_ptr<double>(),
+                 num_positives.mutable_data_ptr<int64_t>()} {}
+
+  static Tensor make(const Tensor& like, int64_t size, ScalarType dtype) {
+    return torch::stable::new_empty(like, {size}, dtype);
+  }
+
+  Statistics tensors() const {
+    return {first_rank, first_identity_rank, average_precision, inverse_negative_penalty,
+            num_positives};
+  }
+
+  Tensor first_rank;
+  Tensor first_identity_rank;
+  Tensor average_precision;
+  Tensor inverse_negative_penalty;
+  Tensor num_positives;
+  RankOutputs pointers;
 };
 
-// The gallery items of each distinct label, ascending; labels become buckets 0, 1, ...
-class Buckets {
- public:
-  Buckets(const int64_t* labels, int64_t size) : distinct_(labels, labels + size) {
-    std::sort(distinct_.begin(), distinct_.end());
-    distinct_.erase(std::unique(distinct_.begin(), distinct_.end()), distinct_.end());
-    first_.assign(distinct_.size() + 1, 0);
-    for (int64_t g = 0; g < size; ++g) {
-      bucket_of_.push_back(find(labels[g]));
-      ++first_[bucket_of_[g] + 1];
-    }
-    for (size_t b = 0; b < distinct_.size(); ++b) first_[b + 1] += first_[b];
-    std::vector<int64_t> next(first_);
-    items_.resize(size);
-    for (int64_t g = 0; g < size; ++g) items_[next[bucket_of_[g]]++] = g;
-  }
-
-  size_t count() const { return distinct_.size(); }
-  int64_t bucket_of(int64_t item) const { return bucket_of_[item]; }
-
-  // Empty for a label that no item has.
-  std::span<const int64_t> items(int64_t label) const {
-    const int64_t bucket = find(label);
-    if (bucket < 0) return {};
-    return {items_.data() + first_[bucket], items_.data() + first_[bucket + 1]};
-  }
-
- private:
-  int64_t find(int64_t label) const {
-    const auto place = std::lower_bound(distinct_.begin(), distinct_.end(), label);
-    return place != distinct_.end() && *place == label ? place - distinct_.begin() : -1;
-  }
-
-  std::vector<int64_t> distinct_;
-  std::vector<int64_t> bucket_of_;
-  std::vector<int64_t> first_;
-  std::vector<int64_t> items_;
-};
-
-// The distances of one query to the gallery, ordered by (distance, index).
+// One row of a matrix; column g is that of gallery item columns[g], or g without columns.
 template <typename T>
-struct Row {
-  bool before(int64_t a, int64_t b) const {
-    return values[a] < values[b] || (values[a] == values[b] && a < b);
-  }
-
-  // Equal values count on the left of the item only.
-  int64_t count_before(int64_t item) const {
-    const T bound = values[item];
-    return count(0, item, [bound](T value) { return value <= bound; }) +
-           count(item + 1, size, [bound](T value) { return value < bound; });
-  }
-
-  const T* values;
-  int64_t size;
-
- private:
-  // 32-bit counts keep the loop as wide as the values; a chunk cannot overflow them.
-  template <typename Test>
-  int64_t count(int64_t begin, int64_t end, const Test& test) const {
-    constexpr int64_t kChunk = int64_t{1} << 20;
-    int64_t total = 0;
-    for (; begin < end; begin += kChunk) {
-      const int64_t stop = std::min(begin + kChunk, end);
-      int32_t found = 0;
-      for (int64_t i = begin; i < stop; ++i) found += test(values[i]);
-      total += found;
+void rank_row(RankCounter<T>& counter, const T* row, const int64_t* columns, int64_t num_gallery,
+              std::vector<T>& copy) {
+  constexpr int64_t kPiece = RankCounter<T>::kPiece;
+  counter.measure([&](const std::vector<int64_t>& items, T* values) {
+    for (const int64_t item : items) *values++ = row[columns ? columns[item] : item];
+  });
+  for (int64_t first = 0; first < num_gallery; first += kPiece) {
+    const int64_t count = std::min(kPiece, num_gallery - first);
+    if (columns) {
+      for (int64_t i = 0; i < count; ++i) copy[i] = row[columns[first + i]];
+      counter.feed(copy.data(), first, count);
+    } else if (counter.hides()) {
+      std::copy_n(row + first, count, copy.data());
+      counter.feed(copy.data(), first, count);
+    } else {
+      counter.feed(row + first, first, count);
     }
-    return total;
   }
-};
-
-// One thread's work on its queries, with the memory that it reuses.
-template <typename T>
-class Counter {
- public:
-  Counter(const Labels& gallery, const Buckets& identities, const Buckets& groups, Drop drop)
-      : gallery_(gallery),
-        identities_(identities),
-        groups_(groups),
-        drop_(drop),
-        dropped_for_(gallery.size, -1),
-        seen_for_(identities.count(), -1) {}
-
-  // Splits the gallery for query number `query`: which items are correct, which are dropped.
-  void select(int64_t query, int64_t id, int64_t group) {
-    query_ = query;
-    positives_.clear();
-    dropped_.clear();
-    if (drop_ == Drop::kSameGroup) {
-      const auto items = groups_.items(group);
-      dropped_.assign(items.begin(), items.end());
-    }
-    for (const int64_t g : identities_.items(id)) {
-      if (drop_ == Drop::kNone || gallery_.groups[g] != group) {
-        positives_.push_back(g);
-      } else if (drop_ == Drop::kSameGroupAndId) {
-        dropped_.push_back(g);
-      }
-    }
-    for (const int64_t g : dropped_) dropped_for_[g] = query;
-  }
-
-  // Ascending 0-based ranks of the correct items among the kept ones.
-  const std::vector<int64_t>& ranks(const Row<T>& row) {
-    ranks_.clear();
-    for (const int64_t positive : positives_) {
-      const int64_t dropped = std::count_if(dropped_.begin(), dropped_.end(), [&](int64_t g) {
-        return row.before(g, positive);
-      });
-      ranks_.push_back(row.count_before(positive) - dropped);
-    }
-    std::sort(ranks_.begin(), ranks_.end());
-    return ranks_;
-  }
-
-  // Distinct identities among the kept items before the nearest correct one.
-  int64_t identities_before_first(const Row<T>& row) {
-    if (ranks_.front() == 0) return 0;
-    const int64_t first =
-        *std::min_element(positives_.begin(), positives_.end(),
-                          [&](int64_t a, int64_t b) { return row.before(a, b); });
-    int64_t count = 0;
-    for (int64_t g = 0; g < row.size; ++g) {
-      if (!row.before(g, first) || dropped_for_[g] == query_) continue;
-      int64_t& seen_for = seen_for_[identities_.bucket_of(g)];
-      count += seen_for != query_;
-      seen_for = query_;
-    }
-    return count;
-  }
-
- private:
-  const Labels& gallery_;
-  const Buckets& identities_;
-  const Buckets& groups_;
-  Drop drop_;
-  int64_t query_ = -1;
-  std::vector<int64_t> positives_;
-  std::vector<int64_t> dropped_;
-  std::vector<int64_t> ranks_;
-  std::vector<int64_t> dropped_for_;  // last query that each item was dropped for
-  std::vector<int64_t> seen_for_;     // last query that each identity was counted for
-};
+}
 
 template <typename T>
-void fill(const T* distances, const Labels& query, const Labels& gallery, Drop drop,
-          const Outputs& out) {
-  const Buckets identities(gallery.ids, gallery.size);
-  const Buckets groups(gallery.groups, gallery.size);
-  torch::stable::parallel_for(0, query.size, 16, [&](int64_t begin, int64_t end) {
-    Counter<T> counter(gallery, identities, groups, drop);
+void rank_matrix(const T* distances, int64_t num_query, int64_t width, const int64_t* columns,
+                 int64_t num_gallery, const Labels& labels, const RankOutputs& out) {
+  constexpr int64_t kElementsPerTask = 1 << 15;
+  const int64_t rows = std::max<int64_t>(1, kElementsPerTask / (num_gallery + 1));
+  torch::stable::parallel_for(0, num_query, rows, [&](int64_t begin, int64_t end) {
+    RankCounter<T> counter(labels.identities, labels.groups, labels.drop, labels.broken);
+    std::vector<T> copy(RankCounter<T>::kPiece);
     for (int64_t q = begin; q < end; ++q) {
-      const Row<T> row{distances + q * gallery.size, gallery.size};
-      counter.select(q, query.ids[q], query.groups[q]);
-      const std::vector<int64_t>& ranks = counter.ranks(row);
-      out.num_positives[q] = static_cast<int64_t>(ranks.size());
-      if (ranks.empty()) {
-        out.first_rank[q] = out.first_identity_rank[q] = -1;
-        out.average_precision[q] = out.inverse_negative_penalty[q] =
-            std::numeric_limits<double>::quiet_NaN();
-        continue;
-      }
-      double precision = 0;
-      for (size_t hit = 0; hit < ranks.size(); ++hit) {
-        precision += static_cast<double>(hit + 1) / static_cast<double>(ranks[hit] + 1);
-      }
-      const double hits = static_cast<double>(ranks.size());
-      out.first_rank[q] = ranks.front();
-      out.first_identity_rank[q] = counter.identities_before_first(row);
-      out.average_precision[q] = precision / hits;
-      out.inverse_negative_penalty[q] = hits / static_cast<double>(ranks.back() + 1);
+      counter.select(labels.query_identity[q], labels.query_group[q]);
+      rank_row(counter, distances + q * width, columns, num_gallery, copy);
+      counter.write(out, q);
     }
   });
 }
 
-void check_labels(const char* ids_name, const Tensor& ids, const char* groups_name,
-                  const Tensor& groups, int64_t size) {
-  for (const auto& [name, tensor] : {std::pair{ids_name, &ids}, {groups_name, &groups}}) {
-    check_dtype(kOp, name, *tensor, ScalarType::Long);
-    check_rank(kOp, name, *tensor, 1);
-    check_size(kOp, name, *tensor, 0, size);
-  }
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rank_statistics_cpu(
-    const Tensor& distances, const Tensor& query_ids, const Tensor& gallery_ids,
-    const Tensor& query_groups, const Tensor& gallery_groups, int64_t drop) {
+Statistics rank_statistics_cpu(const Tensor& distances, const Tensor& query_identities,
+                               const Tensor& query_groups, const Tensor& identity_of,
+                               const Tensor& identity_start, const Tensor& identity_items,
+                               const Tensor& group_of, const Tensor& group_start,
+                               const Tensor& group_items, const std::optional<Tensor>& columns,
+                               int64_t drop) {
+  constexpr const char* kOp = "rank_statistics";
   check_rank(kOp, "distances", distances, 2);
   const int64_t num_query = distances.size(0);
-  const int64_t num_gallery = distances.size(1);
-  check_labels("query_ids", query_ids, "query_groups", query_groups, num_query);
-  check_labels("gallery_ids", gallery_ids, "gallery_groups", gallery_groups, num_gallery);
-  STD_TORCH_CHECK(drop >= 0 && drop <= 2, kOp, ": drop must be 0, 1 or 2, got ", drop, ".");
-
+  const int64_t width = distances.size(1);
+  const int64_t num_gallery = columns ? columns->numel() : width;
+  const Labels labels(kOp, query_identities, query_groups, identity_of, identity_start,
+                      identity_items, group_of, group_start, group_items, num_query, num_gallery,
+                      drop);
+  std::optional<Tensor> chosen;
+  if (columns) {
+    check_dtype(kOp, "columns", *columns, ScalarType::Long);
+    check_rank(kOp, "columns", *columns, 1);
+    chosen = torch::stable::contiguous(*columns);
+    check_indices(kOp, "columns", *chosen, width);
+  }
   const Tensor matrix = torch::stable::contiguous(distances);
-  const Tensor q_ids = torch::stable::contiguous(query_ids);
-  const Tensor g_ids = torch::stable::contiguous(gallery_ids);
-  const Tensor q_groups = torch::stable::contiguous(query_groups);
-  const Tensor g_groups = torch::stable::contiguous(gallery_groups);
-  const auto make = [&](ScalarType dtype) {
-    return torch::stable::new_empty(matrix, {num_query}, dtype);
-  };
-  Tensor first_rank = make(ScalarType::Long);
-  Tensor first_identity_rank = make(ScalarType::Long);
-  Tensor average_precision = make(ScalarType::Double);
-  Tensor inverse_negative_penalty = make(ScalarType::Double);
-  Tensor num_positives = make(ScalarType::Long);
-  const Outputs out{
-      first_rank.mutable_data_ptr<int64_t>(), first_identity_rank.mutable_data_ptr<int64_t>(),
-      average_precision.mutable_data_ptr<double>(),
-      inverse_negative_penalty.mutable_data_ptr<double>(),
-      num_positives.mutable_data_ptr<int64_t>()};
-  const Labels query{q_ids.const_data_ptr<int64_t>(), q_groups.const_data_ptr<int64_t>(),
-                     num_query};
-  const Labels gallery{g_ids.const_data_ptr<int64_t>(), g_groups.const_data_ptr<int64_t>(),
-                       num_gallery};
+  const Outputs out(matrix, num_query);
   THO_DISPATCH_V2(matrix.scalar_type(), "rank_statistics_cpu", AT_WRAP([&] {
-    fill(matrix.const_data_ptr<scalar_t>(), query, gallery, static_cast<Drop>(drop), out);
+    rank_matrix(matrix.const_data_ptr<scalar_t>(), num_query, width,
+                chosen ? chosen->const_data_ptr<int64_t>() : nullptr, num_gallery, labels,
+                out.pointers);
   }), AT_EXPAND(AT_FLOATING_TYPES));
-  return {first_rank, first_identity_rank, average_precision, inverse_negative_penalty,
-          num_positives};
+  labels.check_unbroken(kOp);
+  return out.tensors();
+}
+
+// Distances exactly as pairwise_distance makes them, plus `offset`.
+template <typename T>
+class Distances {
+ public:
+  Distances(Metric metric, T offset, int64_t width)
+      : metric_(metric),
+        offset_(offset),
+        width_(width),
+        product_(metric == Metric::kNegativeDot ? Product::kDot : Product::kSquaredDifference),
+        tile_(kernels().distance_tile<T>()) {}
+
+  void operator()(const T* x, int64_t rows, const T* y, int64_t cols, T* out,
+                  int64_t stride) const {
+    tile_(product_, x, rows, y, cols, width_, out, stride);
+    if (metric_ == Metric::kSquaredEuclidean) return;
+    for (int64_t r = 0; r < rows; ++r) {
+      T* values = out + r * stride;
+      if (metric_ == Metric::kEuclidean) {
+        for (int64_t c = 0; c < cols; ++c) values[c] = std::sqrt(values[c]);
+      } else {
+        for (int64_t c = 0; c < cols; ++c) values[c] = offset_ - values[c];
+      }
+    }
+  }
+
+  // Distances of one row to ascending items, neighbouring ones together.
+  void to_items(const T* x, const T* gallery, const std::vector<int64_t>& items, T* out) const {
+    for (size_t i = 0; i < items.size();) {
+      size_t end = i + 1;
+      while (end < items.size() && items[end] == items[end - 1] + 1) ++end;
+      const int64_t count = static_cast<int64_t>(end - i);
+      (*this)(x, 1, gallery + items[i] * width_, count, out + i, count);
+      i = end;
+    }
+  }
+
+ private:
+  Metric metric_;
+  T offset_;
+  int64_t width_;
+  Product product_;
+  DistanceTile<T> tile_;
+};
+
+template <typename T>
+void rank_features(const Distances<T>& distances, const T* query, int64_t num_query,
+                   const T* gallery, int64_t num_gallery, int64_t width, const Labels& labels,
+                   const RankOutputs& out) {
+  // Few queries are spread over the threads.
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t block_rows = std::clamp<int64_t>((num_query + threads - 1) / threads, 1, kTileRows);
+  const int64_t blocks = (num_query + block_rows - 1) / block_rows;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> tile(block_rows * kTileCols);
+    std::vector<RankCounter<T>> counters(
+        block_rows, RankCounter<T>(labels.identities, labels.groups, labels.drop, labels.broken));
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t row = block * block_rows;
+      const int64_t rows = std::min(block_rows, num_query - row);
+      for (int64_t r = 0; r < rows; ++r) {
+        counters[r].select(labels.query_identity[row + r], labels.query_group[row + r]);
+        counters[r].measure([&](const std::vector<int64_t>& items, T* values) {
+          distances.to_items(query + (row + r) * width, gallery, items, values);
+        });
+      }
+      for (int64_t col = 0; col < num_gallery; col += kTileCols) {
+        const int64_t cols = std::min(kTileCols, num_gallery - col);
+        distances(query + row * width, rows, gallery + col * width, cols, tile.data(), kTileCols);
+        for (int64_t r = 0; r < rows; ++r) counters[r].feed(&tile[r * kTileCols], col, cols);
+      }
+      for (int64_t r = 0; r < rows; ++r) counters[r].write(out, row + r);
+    }
+  });
+}
+
+Statistics feature_rank_statistics_cpu(
+    const Tensor& query, const Tensor& gallery, const Tensor& query_identities,
+    const Tensor& query_groups, const Tensor& identity_of, const Tensor& identity_start,
+    const Tensor& identity_items, const Tensor& group_of, const Tensor& group_start,
+    const Tensor& group_items, int64_t metric, double offset, int64_t drop) {
+  constexpr const char* kOp = "feature_rank_statistics";
+  check_rank(kOp, "query", query, 2);
+  check_rank(kOp, "gallery", gallery, 2);
+  check_size(kOp, "gallery", gallery, 1, query.size(1));
+  check_same_dtype(kOp, "gallery", gallery, "query", query);
+  STD_TORCH_CHECK(is_metric(metric), kOp, ": metric must be 0, 1 or 2, got ", metric, ".");
+  const Labels labels(kOp, query_identities, query_groups, identity_of, identity_start,
+                      identity_items, group_of, group_start, group_items, query.size(0),
+                      gallery.size(0), drop);
+  const Tensor rows = torch::stable::contiguous(query);
+  const Tensor items = torch::stable::contiguous(gallery);
+  const Outputs out(rows, rows.size(0));
+  THO_DISPATCH_V2(rows.scalar_type(), "feature_rank_statistics_cpu", AT_WRAP([&] {
+    const Distances<scalar_t> distances(static_cast<Metric>(metric),
+                                        static_cast<scalar_t>(offset), rows.size(1));
+    rank_features(distances, rows.const_data_ptr<scalar_t>(), rows.size(0),
+                  items.const_data_ptr<scalar_t>(), items.size(0), rows.size(1), labels,
+                  out.pointers);
+  }), AT_EXPAND(AT_FLOATING_TYPES));
+  labels.check_unbroken(kOp);
+  return out.tensors();
 }
 
 }  // namespace
@@ -263,4 +281,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rank_statistics_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CPU, m) {
   m.impl("rank_statistics", TORCH_BOX(&vireid_fast::rank_statistics_cpu));
+  m.impl("feature_rank_statistics", TORCH_BOX(&vireid_fast::feature_rank_statistics_cpu));
 }

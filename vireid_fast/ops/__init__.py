@@ -19,7 +19,12 @@ from vireid_fast.ops.prompt_injection import (
     inject_tokens,
     prompt_injection,
 )
-from vireid_fast.ops.rank_statistics import RankStatistics, rank_statistics
+from vireid_fast.ops.rank_statistics import (
+    GalleryIndex,
+    RankStatistics,
+    feature_rank_statistics,
+    rank_statistics,
+)
 from vireid_fast.ops.sparse_rows import SparseRows
 
 __all__ = [
@@ -27,6 +32,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionIndex",
     "AttentionPlan",
+    "GalleryIndex",
     "KNN",
     "Injected",
     "RankStatistics",
@@ -36,6 +42,7 @@ __all__ = [
     "attention_plan",
     "cross_modal_attention",
     "expand_query",
+    "feature_rank_statistics",
     "inject_tokens",
     "jaccard_distance",
     "k_reciprocal_sets",

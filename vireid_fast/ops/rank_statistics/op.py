@@ -1,4 +1,4 @@
-"""Contract of the raw op `rank_statistics`."""
+"""Contract of the raw ops `rank_statistics` and `feature_rank_statistics`."""
 
 import torch
 from torch import Tensor
@@ -6,29 +6,42 @@ from torch import Tensor
 from vireid_fast.ops._registration import register_op
 from vireid_fast.ops.rank_statistics import reference
 
-# Codes of `drop` in the raw op; csrc/cpu/rank_statistics.cpp holds the same list.
+# Codes of `drop` in the raw ops; csrc/cpu/rank_counter.h holds the same list.
 DROP_RULES = ("none", "same_group", "same_group_and_id")
 
+# Labels of the queries as positions in the gallery's index (-1: no item has it), and the index:
+# for identities and groups the label of each item, and the items of each label.
+_LABELS = (
+    "Tensor query_identities, Tensor query_groups, Tensor identity_of, Tensor identity_start,"
+    " Tensor identity_items, Tensor group_of, Tensor group_start, Tensor group_items"
+)
+_STATISTICS = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
-def _fake(
-    distances: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor,
-    query_groups: Tensor,
-    gallery_groups: Tensor,
-    drop: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    num_query = distances.shape[0]
+
+def _empty(like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     kinds = (torch.int64, torch.int64, torch.float64, torch.float64, torch.int64)
     first, identity, precision, penalty, positives = (
-        distances.new_empty((num_query,), dtype=kind) for kind in kinds
+        like.new_empty((like.shape[0],), dtype=kind) for kind in kinds
     )
     return first, identity, precision, penalty, positives
 
 
+def _fake_matrix(distances: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty(distances)
+
+
+def _fake_features(query: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty(query)
+
+
 rank_statistics_op = register_op(
-    "rank_statistics(Tensor distances, Tensor query_ids, Tensor gallery_ids, Tensor query_groups,"
-    " Tensor gallery_groups, int drop) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    fake=_fake,
+    f"rank_statistics(Tensor distances, {_LABELS}, Tensor? columns, int drop) -> {_STATISTICS}",
+    fake=_fake_matrix,
     reference=reference.rank_statistics,
+)
+feature_rank_statistics_op = register_op(
+    f"feature_rank_statistics(Tensor query, Tensor gallery, {_LABELS}, int metric, float offset,"
+    f" int drop) -> {_STATISTICS}",
+    fake=_fake_features,
+    reference=reference.feature_rank_statistics,
 )

@@ -3,36 +3,51 @@
 import torch
 from torch import Tensor
 
+# Elements of the (rows, G, D) difference tensor that one step may hold: 16 MB in float32.
+_STEP_ELEMENTS = 1 << 22
+
 
 def rank_statistics(
     distances: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor,
+    query_identities: Tensor,
     query_groups: Tensor,
-    gallery_groups: Tensor,
+    identity_of: Tensor,
+    identity_start: Tensor,
+    identity_items: Tensor,
+    group_of: Tensor,
+    group_start: Tensor,
+    group_items: Tensor,
+    columns: Tensor | None,
     drop: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """First rank, first identity rank, AP, INP and number of positives of each query."""
+    """First rank, first identity rank, AP, INP and number of positives of each query.
+
+    The number is -1 for a query with a distance that is NaN. The lists of items are not read.
+    """
     num_query = distances.shape[0]
-    first_rank = query_ids.new_full((num_query,), -1)
+    first_rank = query_identities.new_full((num_query,), -1)
     first_identity_rank = first_rank.clone()
     average_precision = distances.new_full((num_query,), torch.nan, dtype=torch.float64)
     inverse_negative_penalty = average_precision.clone()
-    num_positives = torch.zeros_like(query_ids)
+    num_positives = torch.zeros_like(query_identities)
     for query in range(num_query):
-        dropped = torch.zeros_like(gallery_ids, dtype=torch.bool)
+        row = distances[query] if columns is None else distances[query, columns]
+        if bool(row.isnan().any()):
+            num_positives[query] = -1
+            continue
+        dropped = torch.zeros_like(identity_of, dtype=torch.bool)
         if drop > 0:
-            dropped = gallery_groups == query_groups[query]
+            dropped = group_of == query_groups[query]
         if drop > 1:
-            dropped = dropped & (gallery_ids == query_ids[query])
-        order = distances[query].argsort(stable=True)
-        ids = gallery_ids[order][~dropped[order]]
-        ranks = (ids == query_ids[query]).nonzero().flatten()
+            dropped = dropped & (identity_of == query_identities[query])
+        order = row.argsort(stable=True)
+        identities = identity_of[order][~dropped[order]]
+        ranks = (identities == query_identities[query]).nonzero().flatten()
         if ranks.numel() == 0:
             continue
-        hits = torch.arange(1, ranks.numel() + 1, dtype=torch.float64, device=ids.device)
+        hits = torch.arange(1, ranks.numel() + 1, dtype=torch.float64, device=row.device)
         first_rank[query] = ranks[0]
-        first_identity_rank[query] = ids[: ranks[0]].unique().numel()
+        first_identity_rank[query] = identities[: ranks[0]].unique().numel()
         average_precision[query] = (hits / (ranks + 1)).mean()
         inverse_negative_penalty[query] = ranks.numel() / (ranks[-1] + 1).double()
         num_positives[query] = ranks.numel()
@@ -43,3 +58,38 @@ def rank_statistics(
         inverse_negative_penalty,
         num_positives,
     )
+
+
+def feature_rank_statistics(
+    query: Tensor,
+    gallery: Tensor,
+    query_identities: Tensor,
+    query_groups: Tensor,
+    identity_of: Tensor,
+    identity_start: Tensor,
+    identity_items: Tensor,
+    group_of: Tensor,
+    group_start: Tensor,
+    group_items: Tensor,
+    metric: int,
+    offset: float,
+    drop: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`rank_statistics` of metric 0 Euclidean, 1 squared Euclidean, 2 offset - dot product."""
+    index = (identity_of, identity_start, identity_items, group_of, group_start, group_items)
+    step = max(1, _STEP_ELEMENTS // max(1, gallery.numel()))
+    parts = []
+    # An empty query still yields one empty block.
+    for rows, identities, groups in zip(
+        query.split(step), query_identities.split(step), query_groups.split(step), strict=True
+    ):
+        if metric == 2:
+            distances = offset - rows @ gallery.T
+        else:
+            distances = (rows[:, None] - gallery).square().sum(-1)
+            distances = distances.sqrt() if metric == 0 else distances
+        parts.append(rank_statistics(distances, identities, groups, *index, None, drop))
+    first, identity, precision, penalty, positives = (
+        torch.cat(part) for part in zip(*parts, strict=True)
+    )
+    return first, identity, precision, penalty, positives
