@@ -10,9 +10,11 @@ import torch
 
 from vireid_fast._extension import HAS_EXTENSION, INSTRUCTION_SETS, limit_instruction_set
 from vireid_fast.ops import smallest_k
-from vireid_fast.retrieval import rerank as module
 from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
 from vireid_fast.testing import limit_threads
+
+# The package holds the function under the module's name.
+module = sys.modules["vireid_fast.retrieval.rerank"]
 
 FIXTURES = ["basic_k20_6", "k1_gt_N", "odd_k7_3", "ties_int_k20"]
 # Published code and ours both round weights, sums and the blend to float32.

@@ -1,1 +1,53 @@
-"""retrieval."""
+"""Retrieval: re-ranking, feature expansion, metrics, protocols, evaluation.
+
+The public names. `rerank` here is the function; its module is imported by its full name.
+"""
+
+from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
+from vireid_fast.retrieval.dropin import re_ranking, re_ranking_from_distances
+from vireid_fast.retrieval.dropin_metrics import eval_func, eval_llcm, eval_regdb, eval_sysu
+from vireid_fast.retrieval.evaluation import evaluate, evaluate_modes, evaluate_pair
+from vireid_fast.retrieval.expansion import (
+    alpha_query_expansion,
+    average_query_expansion,
+    database_augmentation,
+)
+from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
+from vireid_fast.retrieval.metrics import Metrics, MetricsSummary, average, metrics_from_ranks
+from vireid_fast.retrieval.protocols import PROTOCOLS, default_modes, get_protocol, protocol_modes
+from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
+from vireid_fast.retrieval.results import EvaluationResult, RerankParameters, combine
+
+__all__ = [
+    "PROTOCOLS",
+    "DistanceRows",
+    "EvaluationResult",
+    "FeatureRows",
+    "FeatureSet",
+    "MatrixRows",
+    "Metrics",
+    "MetricsSummary",
+    "RerankParameters",
+    "alpha_query_expansion",
+    "average",
+    "average_query_expansion",
+    "combine",
+    "database_augmentation",
+    "default_modes",
+    "eval_func",
+    "eval_llcm",
+    "eval_regdb",
+    "eval_sysu",
+    "evaluate",
+    "evaluate_modes",
+    "evaluate_pair",
+    "feature_set_from_arrays",
+    "get_protocol",
+    "metrics_from_ranks",
+    "protocol_modes",
+    "re_ranking",
+    "re_ranking_from_distances",
+    "rerank",
+    "rerank_distances",
+    "top_k_lists",
+]
