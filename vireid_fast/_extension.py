@@ -14,6 +14,7 @@ import torch
 
 from vireid_fast._checks import require
 
+SEARCH_PLANS = ("automatic", "measure_all", "float32", "int8")
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 _REBUILD = "Rebuild: pip install --no-build-isolation -e ."
 
@@ -86,3 +87,26 @@ def limit_instruction_set(name: str) -> Iterator[None]:
         yield
     finally:
         _C.limit_instruction_set(before)
+
+
+@contextmanager
+def search_plan(name: str) -> Iterator[None]:
+    """Fix how `knn` goes about float32 searches on the CPU; results do not depend on it.
+
+    Args:
+        name: "automatic" (its rule: csrc/cpu/neighbour_filter.h), "measure_all", or "float32" or
+            "int8" products as a filter, where these apply.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The CPU extension is not built.
+    """
+    require(name in SEARCH_PLANS, "search_plan", "name", f"be one of {list(SEARCH_PLANS)}",
+            repr(name))  # fmt: skip
+    if _C is None:
+        raise RuntimeError(f"search_plan: the CPU extension is not built. {_REBUILD}")
+    _C.set_search_plan(name)
+    try:
+        yield
+    finally:
+        _C.set_search_plan("automatic")

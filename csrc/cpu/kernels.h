@@ -20,6 +20,10 @@ template <typename T>
 using DistanceTile = void (*)(Product product, const T* x, int64_t rows, const T* y, int64_t cols,
                               int64_t width, T* out, int64_t out_stride);
 
+// out[i] = distance_tile's squared difference of x and of row rows[i] of y, in every bit.
+using DistanceGather = void (*)(const float* x, const float* y, const int32_t* rows, int64_t count,
+                                int64_t width, float* out);
+
 // out = the rows added in their order: in float64 if out is float64 (all rows are then), else in
 // float32. No rows give zeros. Every row has `width` elements without gaps.
 using SumRows = void (*)(const Row* rows, int64_t count, int64_t width, OutRow out);
@@ -58,6 +62,7 @@ struct Counting {
 struct Kernels {
   DistanceTile<float> distance_tile_f32;
   DistanceTile<double> distance_tile_f64;
+  DistanceGather distance_gather;
   SumRows sum_rows;
   NormalizeRow<float> normalize_row_f32;
   NormalizeRow<double> normalize_row_f64;

@@ -133,6 +133,45 @@ void product_tile(const T* x, int64_t rows, const T* y, int64_t cols, int64_t wi
   }
 }
 
+// The steps of register_tile for one row and C rows anywhere.
+template <int C>
+inline void gather_tile(const float* x, const float* y, const int32_t* rows, int64_t width,
+                        float* out) {
+  using Vector = typename Lanes<float>::Vector;
+  constexpr int kGroup = Lanes<float>::kGroup;
+  Vector sums[C][kParts] = {};
+  const auto add = [&](const float* left, const float* right, int c) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t offset = part * Lanes<float>::kVector;
+      const Vector difference = load<Vector>(left + offset) - load<Vector>(right + offset);
+      sums[c][part] += difference * difference;
+    }
+  };
+  int64_t d = 0;
+  for (; d + kGroup <= width; d += kGroup) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) add(x + d, y + rows[c] * width + d, c);
+  }
+  if (d < width) {
+    float x_tail[kGroup] = {};
+    for (int64_t i = d; i < width; ++i) x_tail[i - d] = x[i];
+    for (int c = 0; c < C; ++c) {
+      float y_tail[kGroup] = {};
+      for (int64_t i = d; i < width; ++i) y_tail[i - d] = y[rows[c] * width + i];
+      add(x_tail, y_tail, c);
+    }
+  }
+  for (int c = 0; c < C; ++c) out[c] = reduce<float>(sums[c]);
+}
+
+void distance_gather(const float* x, const float* y, const int32_t* rows, int64_t count,
+                     int64_t width, float* out) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) gather_tile<4>(x, y, rows + i, width, out + i);
+  for (; i < count; ++i) gather_tile<1>(x, y, rows + i, width, out + i);
+}
+
 template <typename T>
 void distance_tile(Product product, const T* x, int64_t rows, const T* y, int64_t cols,
                    int64_t width, T* out, int64_t out_stride) {
@@ -151,6 +190,7 @@ void distance_tile(Product product, const T* x, int64_t rows, const T* y, int64_
 const Kernels VIREID_TABLE = {
     distance_tile<float>,
     distance_tile<double>,
+    distance_gather,
     sum_rows,
     normalize_row<float>,
     normalize_row<double>,

@@ -1,6 +1,6 @@
-// k nearest neighbours on the CPU. knn: blocks of query rows in parallel, the database streamed
-// past each through distance_tile, so that no distance matrix is ever stored. The order is
-// (distance, index).
+// k nearest neighbours on the CPU, in the order (distance, index). Large float32 searches go through
+// neighbour_filter.h; in the others blocks of query rows run in parallel, the database streamed past
+// each through distance_tile. No distance matrix is ever stored.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 
@@ -11,6 +11,7 @@
 
 #include "../checks.h"
 #include "kernels.h"
+#include "neighbour_filter.h"
 
 namespace vireid_fast {
 namespace {
@@ -155,6 +156,15 @@ std::tuple<Tensor, Tensor, Tensor> knn_cpu(const Tensor& query, const Tensor& da
   const Tensor rows = torch::stable::contiguous(query);
   const Tensor items = torch::stable::contiguous(database);
   Lists lists(rows, rows.size(0), std::min(k, items.size(0)));
+  if (rows.scalar_type() == ScalarType::Float &&
+      filtered_neighbours({rows.const_data_ptr<float>(), rows.size(0),
+                           items.const_data_ptr<float>(), items.size(0), rows.size(1),
+                           lists.width},
+                          {lists.distances.mutable_data_ptr<float>(),
+                           lists.indices.mutable_data_ptr<int64_t>(),
+                           lists.farthest.mutable_data_ptr<float>()})) {
+    return lists.outputs();
+  }
   THO_DISPATCH_V2(rows.scalar_type(), "knn_cpu", AT_WRAP([&] {
     search(rows.const_data_ptr<scalar_t>(), rows.size(0), items.const_data_ptr<scalar_t>(),
            items.size(0), rows.size(1), lists);
