@@ -253,6 +253,6 @@ def test_errors(rule, monkeypatch):
     broken[4, 2] = np.nan
     refuses(ValueError, "hold no NaN, got nan in row 4", broken)
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 50)
-    refuses(ValueError, "distmat must hold no NaN, got nan in row 4", broken.astype(np.float16))
+    refuses(ValueError, "hold no NaN, got nan in row 4", broken.astype(np.float16))
     broken.setflags(write=False)
-    refuses(ValueError, "distmat must hold no NaN, got nan in row 4", broken)
+    refuses(ValueError, "hold no NaN, got nan in row 4", broken)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast import _checks
-from vireid_fast.ops import RankStatistics, rank_statistics
+from vireid_fast.ops import GalleryIndex, RankStatistics, rank_statistics
 from vireid_fast.retrieval.arrays import from_numpy
 
 Array = Tensor | np.ndarray
@@ -212,17 +212,14 @@ class _Ranking:
         self, query_groups: Tensor | None, gallery_groups: Tensor | None, drop: Drop
     ) -> RankStatistics:
         """`rank_statistics` of all rows; at least one query is valid."""
+        index = GalleryIndex.build(self.gallery_ids, gallery_groups)
         parts = []
         for begin, distances in self._blocks():
             rows = slice(begin, begin + distances.shape[0])
+            groups = None if query_groups is None else query_groups[rows]
             parts.append(
                 rank_statistics(
-                    distances,
-                    self.query_ids[rows],
-                    self.gallery_ids,
-                    None if query_groups is None else query_groups[rows],
-                    gallery_groups,
-                    drop=drop,
+                    distances, self.query_ids[rows], index, groups, drop=drop, first_row=begin
                 )
             )
         stats = RankStatistics(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
@@ -253,14 +250,7 @@ class _Ranking:
             return
         size = max(1, _BLOCK_ELEMENTS // self.num_gallery)
         for begin in range(0, self.num_query, size):
-            block = _as_distances(matrix[begin : begin + size])
-            rows = block.isnan().any(1).nonzero()
-            _checks.require(
-                rows.numel() == 0, self.what, "distmat", "hold no NaN",
-                f"nan in row {begin + int(rows[0]) if rows.numel() else -1}",
-                "Check the features of that query.",
-            )  # fmt: skip
-            yield begin, block
+            yield begin, _as_distances(matrix[begin : begin + size])
 
 
 def _require_matrix(what: str, distmat: Array) -> Array:
