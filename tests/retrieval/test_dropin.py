@@ -151,7 +151,7 @@ def test_float16_differs_from_float32_by_its_rounding_alone():
     query, gallery = make_features(20, 60, 16)
     plain = re_ranking(query, gallery, 8, 3, 0.3)
     half = re_ranking(query, gallery, 8, 3, 0.3, precision="float16")
-    assert 1e-5 < np.abs(plain - half).max() < 4.5e-3
+    assert 1e-5 < np.abs(plain - half).max() < 1e-2
 
 
 def test_kinds_dtypes_strides_and_memory_maps(tmp_path):

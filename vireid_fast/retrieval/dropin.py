@@ -50,7 +50,7 @@ def re_ranking(
             used.
         precision: "float32": weights and sums in the dtype of the distances, which is float32, or
             float64 if an input is. "float16": weights, their means, sums of minima and the Jaccard
-            part rounded to float16 where CLIP-ReID and TransReID round them (up to 4.5e-3 off).
+            part rounded to float16 where CLIP-ReID and TransReID round them (a few 1e-3 off).
 
     Returns:
         Distances of queries to gallery items, small is near. Shape (Q, G), numpy; float32, or
