@@ -1,12 +1,13 @@
-"""Peak memory of one call above what was loaded before it.
+"""Peak memory of one call above what was loaded before it, and of the whole process.
 
-python benchmarks/memory.py GROUP OP CASE PROVIDER    # prints bytes; one CPU provider per process
+python benchmarks/memory.py GROUP OP CASE PROVIDER    # prints both; one CPU provider per process
 
 On the CPU a fresh process builds the case, calls the provider once (code, thread pools and
 libraries' scratch space are then in place), resets the kernel's high-water mark and calls it again:
 the figure is the mark above the resident memory before that call. Allocations of 64 KiB or more
-come from the system and go back to it, so nothing freed before hides in the mark. On a GPU torch's
-allocator counts.
+come from the system and go back to it, so nothing freed before hides in the mark. A provider whose
+time is taken in one call is called once here too. The whole process holds interpreter, torch and
+inputs besides. On a GPU torch's allocator counts, and "whole" is all that it handed out.
 """
 
 import ctypes
@@ -15,16 +16,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from cases import Case, Workload, find_case
+from timing import Provider
 
 _MAPPED_FROM = str(64 * 1024)
 _SECONDS = 600
 
 
-def peak_memory(case: Case, provider: str, workload: Workload, device: torch.device) -> int:
-    """Bytes that one call of a provider takes at its peak, its result included.
+class Peak(NamedTuple):
+    """Bytes at the peak.
+
+    Attributes:
+        call: One call of a provider above what was resident before it, its result included.
+        whole: All that the process (on a GPU: torch's allocator) held.
+    """
+
+    call: int
+    whole: int
+
+
+def peak_memory(case: Case, provider: str, workload: Workload, device: torch.device) -> Peak:
+    """Measure one provider.
 
     Args:
         case: Built anew in another process on the CPU.
@@ -50,11 +65,11 @@ def peak_memory(case: Case, provider: str, workload: Workload, device: torch.dev
     )
     if done.returncode != 0:
         raise RuntimeError(f"memory of {case}, {provider}:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    return Peak(*map(int, done.stdout.split()[-2:]))
 
 
-def _peak_on_gpu(workload: Workload, name: str, device: torch.device) -> int:
-    (provider,) = (one for one in workload.providers if one.name == name)
+def _peak_on_gpu(workload: Workload, name: str, device: torch.device) -> Peak:
+    provider = _provider(workload, name)
     provider.run()
     gc.collect()
     torch.cuda.synchronize(device)
@@ -62,13 +77,16 @@ def _peak_on_gpu(workload: Workload, name: str, device: torch.device) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     provider.run()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    peak = torch.cuda.max_memory_allocated(device)
+    return Peak(peak - before, peak)
 
 
-def _peak_in_this_process(name: str, workload: Workload) -> int:
-    (provider,) = (one for one in workload.providers if one.name == name)
-    provider.run()
+def _peak_in_this_process(name: str, workload: Workload) -> Peak:
+    provider = _provider(workload, name)
+    if not provider.once:
+        provider.run()
     gc.collect()
+    earlier = _status("VmHWM")
     ctypes.CDLL(None).malloc_trim(0)
     # 5 resets the high-water mark to what is resident now (Linux).
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -76,7 +94,12 @@ def _peak_in_this_process(name: str, workload: Workload) -> int:
     result = provider.run()
     peak = _status("VmHWM")
     del result
-    return peak - before
+    return Peak(peak - before, max(peak, earlier))
+
+
+def _provider(workload: Workload, name: str) -> Provider:
+    (provider,) = (one for one in workload.providers if one.name == name)
+    return provider
 
 
 def _status(field: str) -> int:
@@ -91,7 +114,7 @@ def main() -> None:
     """Measure one provider of one case on the CPU."""
     group, op, name, provider = sys.argv[1:]
     workload = find_case(group, op, name, "cpu").build(torch.device("cpu"))
-    print(_peak_in_this_process(provider, workload))
+    print(*_peak_in_this_process(provider, workload))
 
 
 if __name__ == "__main__":

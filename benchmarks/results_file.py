@@ -6,6 +6,7 @@ from typing import Any
 
 from cases import GROUPS, Case
 from machine import ROOT, environment
+from memory import Peak
 from timing import Comparison
 
 from vireid_fast._files import atomic_write
@@ -38,25 +39,29 @@ class ResultFile:
         ]
         self.write()
 
-    def add(self, case: Case, comparison: Comparison, memory: dict[str, int]) -> None:
+    def add(self, case: Case, comparison: Comparison, memory: dict[str, Peak]) -> None:
         """Write the times of a case, and the peak memory of the providers that have one."""
         head = {"op": case.op, "case": case.name, "shape": case.shape, "dtype": case.dtype}
         facts = environment(comparison.device)
         first = comparison.fused[0]
+        judged = "graph" if case.graphs else comparison.clocks[0]
         for clock in comparison.clocks:
             for provider, fused in comparison.pairs:
                 record = {**head, **comparison.summary(provider, fused, clock)}
-                if provider is first and case.microseconds and clock == "graph":
+                if provider is first and case.microseconds and clock == judged:
                     record["target_microseconds"] = case.microseconds
                 if case.items and "milliseconds" in record:
                     record["rate"] = 1e3 * case.items / record["milliseconds"]
                     record["unit"] = case.unit
                 if provider.name in memory and fused.name in memory:
+                    own, other = memory[provider.name], memory[fused.name]
                     record |= {
-                        "memory_megabytes": memory[provider.name] / 1e6,
-                        "memory_ratio": memory[provider.name] / max(memory[fused.name], 1),
+                        "memory_megabytes": own.call / 1e6,
+                        "memory_ratio": own.call / max(other.call, 1),
                         "memory_target": provider.memory_target_against(fused.name),
                     }
+                    if provider is first:
+                        record |= _wanted_memory(case, own)
                 self._records.append({**record, **facts})
         self.write()
 
@@ -70,6 +75,19 @@ class ResultFile:
             return
         with atomic_write(self._path) as path:
             path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _wanted_memory(case: Case, peak: Peak) -> dict[str, float]:
+    """What a case asks of the memory of its first fused provider, and what decides it."""
+    wanted = {}
+    if case.megabytes is not None:
+        wanted["target_megabytes"] = case.megabytes
+    if case.whole_megabytes is not None:
+        wanted |= {
+            "whole_megabytes": peak.whole / 1e6,
+            "target_whole_megabytes": case.whole_megabytes,
+        }
+    return wanted
 
 
 def _key(case: Case) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ class Provider:
         memory_target: The same for the ratio of peak memory.
         absent: Why it cannot run.
         only: Name of the one fused provider that it is compared to; empty: to all.
+        once: It takes so long that its first call is the sample of every round: the processor time
+            of this process where that is less than the wall clock's, as on a machine that stalls.
+        allowance: Seconds that are added to its time, where the wish is "at most this much more".
     """
 
     name: str
@@ -47,10 +51,16 @@ class Provider:
     memory_target: Target = None
     absent: str = ""
     only: str = ""
+    once: bool = False
+    allowance: float = 0.0
 
     def target_against(self, fused: str) -> float | None:
         """Wanted ratio of times to one fused provider."""
         return self.target.get(fused) if isinstance(self.target, Mapping) else self.target
+
+    def seconds(self, measured: float) -> float:
+        """The time that counts, of one that was measured."""
+        return self.scale * measured + self.allowance
 
     def memory_target_against(self, fused: str) -> float | None:
         """Wanted ratio of peak memory to one fused provider."""
@@ -121,8 +131,9 @@ class Comparison:
     def first_outputs(self) -> dict[str, Any]:
         """Call every provider once; what they return goes through the correctness gate.
 
-        Memory that they do not write holds NaN meanwhile. A peer without a target that refuses, as
-        a backend does that was not made for a shape, is told as absent.
+        Memory that they do not write holds NaN meanwhile, but for those whose only call this is. A
+        peer without a target that refuses, as a backend does that was not made for a shape, is told
+        as absent.
         """
         outputs = {}
         present = []
@@ -133,8 +144,7 @@ class Comparison:
 
             try:
                 if provider.run is not None:
-                    with _poisoned_memory():
-                        self.first_call[provider.name] = host_stopwatch(run, self.device)(1)
+                    self.first_call[provider.name] = self._first_call(provider, run)
             except (ImportError, RuntimeError) as error:
                 if provider.role != "peer" or provider.target is not None:
                     raise
@@ -154,6 +164,9 @@ class Comparison:
         for provider in self._present():
             for clock, make in stopwatches(self.device, self.graphs).items():
                 key = clock, provider.name
+                if provider.once:
+                    self.samples[key] = []
+                    continue
                 try:
                     stopwatch = make(provider.run, self.device)
                     calls = self._warm_up_one(provider, stopwatch)
@@ -165,17 +178,20 @@ class Comparison:
                 self._clocks[key] = stopwatch, repeats
                 self.samples[key] = []
                 per_round += repeats * sum(calls) / len(calls)
-        left = budget.seconds - sum(self.first_call.values())
+        again = [self.first_call[one.name] for one in self._present() if not one.once]
+        left = budget.seconds - sum(again)
         return min(max(int(left / per_round), budget.least_rounds), budget.most_rounds)
 
     def round(self) -> None:
         """Take one sample of every provider; each round starts with another one."""
         keys = list(self._clocks)
         shift = self._rounds_done % len(keys)
-        scales = {provider.name: provider.scale for provider in self.providers}
+        by_name = {provider.name: provider for provider in self.providers}
         for key in keys[shift:] + keys[:shift]:
             stopwatch, repeats = self._clocks[key]
-            self.samples[key].append(scales[key[1]] * stopwatch(repeats))
+            self.samples[key].append(by_name[key[1]].seconds(stopwatch(repeats)))
+        for key in self.samples.keys() - self._clocks.keys():
+            self.samples[key].append(by_name[key[1]].seconds(self.first_call[key[1]]))
         self._rounds_done += 1
 
     def summary(self, provider: Provider, fused: Provider, clock: str) -> dict[str, Any]:
@@ -202,11 +218,22 @@ class Comparison:
             "worst": float(ratios.min()),
             "rounds": len(samples),
             "milliseconds": 1e3 * float(np.median(samples)),
-            "first_call_milliseconds": 1e3 * provider.scale * self.first_call[provider.name],
+            "first_call_milliseconds": 1e3 * provider.seconds(self.first_call[provider.name]),
+            **({"calls": 1} if provider.once else {}),
         }
 
     def _present(self) -> list[Provider]:
         return [provider for provider in self.providers if provider.run is not None]
+
+    def _first_call(self, provider: Provider, run: Callable[[], None]) -> float:
+        """Seconds of the first call."""
+        if not provider.once:
+            with _poisoned_memory():
+                return host_stopwatch(run, self.device)(1)
+        begin = time.process_time()
+        seconds = host_stopwatch(run, self.device)(1)
+        spent = time.process_time() - begin
+        return min(seconds, spent) if self.device.type == "cpu" else seconds
 
     def _warm_up_one(self, provider: Provider, stopwatch: Stopwatch) -> list[float]:
         """Seconds of each call. The first call was the warm-up of a provider that takes long."""

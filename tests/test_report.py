@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,30 @@ def test_performance_tables_are_generated(report):
 def test_every_group_of_cases_has_a_table(report):
     modules = {path.stem for path in (ROOT / "benchmarks" / "cases").glob("*.py")}
     assert modules - {"__init__", "case"} == report.GROUPS.keys()
+
+
+def test_the_figure_is_drawn_from_the_results(report):
+    drawn = report.memory_figure(report.RESULTS)
+    assert report.FIGURE.read_text(encoding="utf-8") == drawn
+
+
+def test_the_figure_shows_memory_of_an_item(report, tmp_path):
+    assert "not measured yet" in report.memory_figure(tmp_path)
+    for group, role, sizes in (
+        ("rerank", "peer", [("1000 x 4000, D 512", 500.0), ("2000 x 8000, D 2048", 1.0)]),
+        ("large_galleries", "fused", [("1000 x 9000, D 512", 10.0), ("9 x 99991, D 512", 100.0)]),
+    ):
+        (tmp_path / group).mkdir()
+        records = [{"shape": shape, "role": role, "memory_megabytes": megabytes}
+                   for shape, megabytes in sizes]  # fmt: skip
+        (tmp_path / group / "cpu.json").write_text(json.dumps(records))
+    figure = report.memory_figure(tmp_path)
+    # 100 kB an item of the peer at one size, 1 kB of ours at two: a level line.
+    points = re.findall(r'polyline points="([^"]*)"', figure)
+    assert [len(line.split()) for line in points] == [1, 2]
+    first, second = points[1].split()
+    assert first.split(",")[1] == second.split(",")[1]
+    assert "100 kB" in figure and "100,000" in figure and "dense N x N matrices" in figure
 
 
 HEAD = {
@@ -88,6 +113,20 @@ def test_gpu_times_have_targets_in_microseconds(report, tmp_path):
     )  # fmt: skip
     assert "| fused (graph) |  |  | 20.0 us of 32, met |" in group and "cuDNN 91900" in group
     assert "1 of 1" in summary and "not measured yet" not in summary
+
+
+def test_long_times_and_memory_have_targets_too(report, tmp_path):
+    group, summary = _tables(
+        report, tmp_path,
+        {"provider": "fused", "role": "fused", "ratio": 1.0, "milliseconds": 6.0,
+         "target_microseconds": 5000.0, "memory_megabytes": 590.0, "target_megabytes": 600.0,
+         "whole_megabytes": 2100.0, "target_whole_megabytes": 2000.0, "memory_ratio": 1.0,
+         "memory_target": None},
+        {"provider": "slow", "role": "peer", "ratio": 70.0, "target": 60.0, "calls": 1},
+    )  # fmt: skip
+    assert "| 6.0 ms of 5, missed |" in group and "slow (one call) | 70.00" in group
+    assert "| 590 MB of 600, met; process 2,100 MB of 2,000, missed |" in group
+    assert "2 of 4" in summary
 
 
 def test_a_rate_stands_beside_the_provider(report, tmp_path):

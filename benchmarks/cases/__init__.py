@@ -10,11 +10,15 @@ from cases import (
     attention,
     attention_pool,
     diffusion,
+    evaluation,
     extraction,
     injection,
+    large_galleries,
     method_steps,
     metric_losses,
+    neighbours,
     ops,
+    rerank,
     stfl,
     text_tower,
 )
@@ -24,7 +28,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     module.__name__.rpartition(".")[2]: module.CASES
     for module in (
         text_tower, attention, injection, attention_pool, accelerate, metric_losses, method_steps,
-        extraction, stfl, diffusion, ops,
+        extraction, stfl, diffusion, rerank, neighbours, evaluation, large_galleries, ops,
     )
 }  # fmt: skip
 

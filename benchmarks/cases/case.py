@@ -42,7 +42,10 @@ class Case:
         budget: How long it is measured.
         memory: Providers whose peak memory is measured.
         graphs: On a GPU also replayed as a CUDA graph.
-        microseconds: Wanted time of the first fused provider on an H200, in a CUDA graph.
+        microseconds: Wanted time of the first fused provider on an H200, in a CUDA graph where
+            the case has one.
+        megabytes: Wanted peak memory of one call of the first fused provider.
+        whole_megabytes: Wanted peak of the whole process with it, interpreter and inputs included.
         slow: Takes minutes on a CPU; left out of a quick run.
         items: What one call handles, where a rate is told beside the ratios; 0: none is.
         unit: Name of an item, in the plural.
@@ -59,6 +62,8 @@ class Case:
     memory: tuple[str, ...] = ()
     graphs: bool = True
     microseconds: float | None = None
+    megabytes: float | None = None
+    whole_megabytes: float | None = None
     slow: bool = False
     items: int = 0
     unit: str = ""
