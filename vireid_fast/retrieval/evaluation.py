@@ -5,31 +5,28 @@ Re-ranking replaces the distances by those of `retrieval.rerank`, whose neighbou
 Euclidean: on L2-normalised features for "cosine", where both distances give one order; on the
 features as they are for "euclidean" and also for "dot", because in the dot product of features
 that are not normalised a point need not be its own nearest neighbour.
+
+Distances are counted in blocks of queries and forgotten; no matrix of them exists.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vireid_fast._checks import require, require_choice, require_same_device
-from vireid_fast.ops import pairwise_distance, rank_statistics
+from vireid_fast.retrieval.distance_rows import DistanceRows
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import METRICS, Metric, Permutations, Protocol
 from vireid_fast.retrieval.protocols import default_modes, get_protocol, require_cameras
-from vireid_fast.retrieval.rerank import rerank as rerank_features
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
-
-# Queries whose distances are computed between two reports of progress.
-_QUERY_BLOCK = 512
-
-Progress = Callable[[int, int], None]
+from vireid_fast.retrieval.scoring import Progress, Reporter, score, steps
+from vireid_fast.retrieval.searches import Setting, Trial, plan_searches
+from vireid_fast.retrieval.streaming import WORKSPACE, require_rows, streamed_rank_statistics
 
 
-@torch.no_grad()
 def evaluate(
     features: FeatureSet,
     protocol: str = "sysu/agw",
@@ -62,8 +59,8 @@ def evaluate(
         progress: Called as progress(done, total) while the evaluation goes on.
 
     Returns:
-        The result over the protocol's trials. Deterministic. Memory: O(Q U) for Q queries and U
-        distinct gallery images, 8 bytes each.
+        The result over the protocol's trials. Deterministic. Memory: the features in float64 and
+        256 rows of distances; with re-ranking see `rerank`.
 
     Raises:
         ValueError: A name is unknown, an argument is out of range, a column that the protocol
@@ -71,23 +68,11 @@ def evaluate(
             image that the permutations name is missing, or no query has a correct gallery item.
         TypeError: A dtype does not fit.
     """
-    rules = get_protocol(protocol)
-    metric, parameters = _settings(rules, metric, rerank)
-    splits = _splits(rules, split)
-    draw = _draw(features.validate(), rules, mode, shots, permutations)
-    report = _Reporter(progress, 0 if parameters else len(draw.query), len(draw.galleries))
-    distances = None if parameters else _distances(draw.query, draw.gallery, metric, report)
-    trials = []
-    for columns in draw.galleries:
-        query, gallery, ranked = draw.trial(columns, distances)
-        if parameters is not None:
-            ranked = _reranked(query, gallery, metric, parameters)
-        trials.append(_score(rules, ranked, query, gallery))
-        report.step()
-    drawn = shots if rules.draw_gallery else None
-    return EvaluationResult(
-        protocol, mode, drawn, metric, parameters, tuple(trials), dict(processing or {}), splits
-    )
+    results = evaluate_settings(
+        features, protocol, (mode,), (shots,), permutations=permutations, metric=metric,
+        rerank=rerank, processing=processing, split=split, progress=progress,
+    )  # fmt: skip
+    return results[Setting(mode, shots)]
 
 
 def evaluate_modes(
@@ -103,7 +88,7 @@ def evaluate_modes(
     split: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, EvaluationResult]:
-    """Evaluate several modes of a protocol, one after the other.
+    """Evaluate several modes of a protocol, sharing the distances that they share.
 
     Args:
         features: As for `evaluate`, like all further arguments.
@@ -115,21 +100,87 @@ def evaluate_modes(
         rerank: See `evaluate`.
         processing: See `evaluate`.
         split: See `evaluate`.
-        progress: See `evaluate`; counts from the start again for each mode.
+        progress: See `evaluate`; counts over all modes.
 
     Returns:
         {mode: result} in the order of `modes`.
 
     Raises:
-        ValueError: See `evaluate`.
+        ValueError: See `evaluate`, or no mode is given or one twice.
         TypeError: See `evaluate`.
     """
+    results = evaluate_settings(
+        features, protocol, modes, (shots,), permutations=permutations, metric=metric,
+        rerank=rerank, processing=processing, split=split, progress=progress,
+    )  # fmt: skip
+    return {setting.mode: result for setting, result in results.items()}
+
+
+@torch.no_grad()
+def evaluate_settings(
+    features: FeatureSet,
+    protocol: str = "sysu/agw",
+    modes: Sequence[str] | None = None,
+    shots: Sequence[int] = (1,),
+    *,
+    permutations: Permutations | None = None,
+    metric: Metric | None = None,
+    rerank: Sequence[float] | None = None,
+    processing: Mapping[str, str] | None = None,
+    split: int | None = None,
+    progress: Progress | None = None,
+) -> dict[Setting, EvaluationResult]:
+    """Evaluate every mode with every number of shots, computing each distance once.
+
+    Args:
+        features: As for `evaluate`, like all arguments that are not named here.
+        protocol: Key of `PROTOCOLS`.
+        modes: Modes to evaluate; None: "all" where the protocol has it, else both directions.
+        shots: Numbers of gallery images of each identity and camera.
+        permutations: See `evaluate`.
+        metric: See `evaluate`.
+        rerank: See `evaluate`.
+        processing: See `evaluate`.
+        split: See `evaluate`.
+        progress: Called as progress(done, total), over all settings.
+
+    Returns:
+        {(mode, shots): result}; of each mode all shots follow each other.
+
+    Raises:
+        ValueError: See `evaluate`, or a list is empty or holds a value twice.
+        TypeError: See `evaluate`.
+    """
+    rules = get_protocol(protocol)
+    metric, parameters = _settings(rules, metric, rerank)
+    splits = _splits(rules, split)
+    modes = default_modes(protocol) if modes is None else tuple(modes)
+    for name, values in (("mode", modes), ("shots", tuple(shots))):
+        require(len(values) > 0, rules.name, name, "be given", "none")
+        require(len(set(values)) == len(values), rules.name, name, "be distinct", list(values))
+    settings = [Setting(*pair) for pair in product(modes, shots)]
+    features = features.validate()
+    for mode in modes:
+        require_choice(rules.name, "mode", mode, rules.modes)
+    _require_permutations(rules, permutations)
+    require_cameras(rules, features.camera_ids)
+    searches = plan_searches(features, rules, settings, permutations)
+    report = Reporter(
+        progress, sum(steps(len(s.query), s.trials, parameters is None) for s in searches)
+    )
+    trials: dict[Setting, list[Metrics]] = {setting: [] for setting in settings}
+    for search in searches:
+        sides = features.subset(search.query), features.subset(search.gallery)
+        found = score(rules, *sides, search.trials, metric, parameters, report)
+        for trial, metrics in zip(search.trials, found, strict=True):
+            trials[trial.setting].append(metrics)
+    drawn = rules.draw_gallery is not None
     return {
-        mode: evaluate(
-            features, protocol, mode, shots, permutations=permutations, metric=metric,
-            rerank=rerank, processing=processing, split=split, progress=progress,
+        setting: EvaluationResult(
+            protocol, setting.mode, setting.shots if drawn else None, metric, parameters,
+            tuple(found), dict(processing or {}), splits,
         )
-        for mode in (default_modes(protocol) if modes is None else modes)
+        for setting, found in trials.items()
     }  # fmt: skip
 
 
@@ -173,17 +224,65 @@ def evaluate_pair(
     gallery = gallery.validate("gallery")
     gallery = gallery.subset(~rules.is_junk(gallery.person_ids))
     _require_pair(rules, query, gallery)
-    query, gallery = _as_float64(query), _as_float64(gallery)
-    report = _Reporter(progress, 0 if parameters else len(query), 1)
-    if parameters is None:
-        distances = _distances(query, gallery, metric, report)
-    else:
-        distances = _reranked(query, gallery, metric, parameters)
-    trial = _score(rules, distances, query, gallery)
-    report.step()
+    trials = [Trial(Setting("", 1))]
+    report = Reporter(progress, steps(len(query), trials, parameters is None))
+    found = score(rules, query, gallery, trials, metric, parameters, report)
     return EvaluationResult(
-        protocol, None, None, metric, parameters, (trial,), dict(processing or {}), splits
+        protocol, None, None, metric, parameters, tuple(found), dict(processing or {}), splits
     )
+
+
+@torch.no_grad()
+def evaluate_rows(
+    rows: DistanceRows,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor | None = None,
+    gallery_cameras: Tensor | None = None,
+    protocol: str = "market1501",
+    *,
+    workspace: int = WORKSPACE,
+) -> Metrics:
+    """Metrics of a given gallery from any distances, with a protocol's drop and CMC rules.
+
+    The distances may be a matrix, features, or re-ranked ones that are made block by block, so that
+    a gallery of a million is evaluated in megabytes beyond the features.
+
+    Args:
+        rows: Distances of Q queries to G gallery items (`MatrixRows`, `FeatureRows`,
+            `RerankedRows`, ...).
+        query_ids: Identity of each query. Shape (Q,), int64, device of `rows`.
+        gallery_ids: Identity of each gallery item. Shape (G,), int64. Every item is ranked, also
+            those of the protocol's junk identities: leave these out before.
+        query_cameras: Camera of each query, where the protocol drops by camera. Shape (Q,), int64.
+        gallery_cameras: Camera of each gallery item. Shape (G,), int64.
+        protocol: Key of `PROTOCOLS`.
+        workspace: Bytes that a block of distances may take.
+
+    Returns:
+        The metrics; they do not depend on the workspace.
+
+    Raises:
+        ValueError: A name is unknown, a shape does not fit, cameras are missing or unknown, the
+            workspace is too small (says what is needed), a distance is NaN, or no query has a
+            correct gallery item.
+        TypeError: `rows` is no `DistanceRows`, or a dtype does not fit.
+    """
+    rules = get_protocol(protocol)
+    require_rows("evaluate_rows", rows)
+    groups = []
+    for name, cameras in (("query", query_cameras), ("gallery", gallery_cameras)):
+        if rules.drop == "none":
+            groups.append(None)
+            continue
+        require(cameras is not None, rules.name, f"{name}_cameras",
+                "be given, since it drops by camera", None)  # fmt: skip
+        require_cameras(rules, cameras, name)
+        groups.append(rules.groups(cameras))
+    statistics = streamed_rank_statistics(
+        rows, query_ids, gallery_ids, *groups, drop=rules.drop, workspace=workspace
+    )
+    return metrics_from_ranks(statistics, rows.num_gallery, rules.cmc)
 
 
 def _require_pair(rules: Protocol, query: FeatureSet, gallery: FeatureSet) -> None:
@@ -201,20 +300,6 @@ def _require_pair(rules: Protocol, query: FeatureSet, gallery: FeatureSet) -> No
         gallery.features.shape[1], "Extract both with one model.",
     )  # fmt: skip
     require_same_device(rules.name, query=query.features, gallery=gallery.features)
-
-
-class _Reporter:
-    """Counts the steps of one evaluation: blocks of queries, then trials."""
-
-    def __init__(self, progress: Progress | None, num_query: int, trials: int) -> None:
-        self._progress = progress
-        self._total = -(-num_query // _QUERY_BLOCK) + trials
-        self._done = 0
-
-    def step(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
 
 
 def _settings(
@@ -253,98 +338,3 @@ def _require_permutations(rules: Protocol, permutations: Permutations | None) ->
             "be None, since the galleries are drawn by seed", "a value",
             "Leave them out, or use sysu/official.",
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Queries, all rows that occur in any gallery, and each trial's rows of these (None: all)."""
-
-    query: FeatureSet
-    gallery: FeatureSet
-    galleries: list[Tensor | None]
-    swapped: bool
-
-    def trial(
-        self, columns: Tensor | None, distances: Tensor | None
-    ) -> tuple[FeatureSet, FeatureSet, Tensor | None]:
-        """Who queries, who is ranked, and the distances between them where they are given."""
-        query, gallery = self.query, self.gallery
-        if columns is not None:
-            gallery = gallery.subset(columns)
-            distances = None if distances is None else distances[:, columns]
-        if self.swapped:
-            return gallery, query, None if distances is None else distances.T
-        return query, gallery, distances
-
-
-def _draw(
-    features: FeatureSet,
-    rules: Protocol,
-    mode: str,
-    shots: int,
-    permutations: Permutations | None,
-) -> _Draw:
-    """Take the sides of a mode, and draw the galleries.
-
-    One distance matrix to all rows that are ever drawn serves every trial: with ten shots the
-    galleries of SYSU-MM01 share most of their images.
-    """
-    require_choice(rules.name, "mode", mode, rules.modes)
-    require(
-        isinstance(shots, int) and not isinstance(shots, bool) and shots >= 1, rules.name, "shots",
-        "be an integer of at least 1", shots,
-    )  # fmt: skip
-    _require_permutations(rules, permutations)
-    require_cameras(rules, features.camera_ids)
-    query = _as_float64(features.subset(rules.query_rows(features, mode)))
-    swapped = rules.modes[mode].swapped
-    if rules.draw_gallery is None:
-        require(shots == 1, rules.name, "shots", "be 1, since no galleries are drawn", shots)
-        gallery = features.subset(rules.gallery_rows(features, mode))
-        return _Draw(query, _as_float64(gallery), [None], swapped)
-    images = rules.gallery_images(features, mode)
-    rows = [
-        torch.tensor(rules.draw_gallery(images, trial, shots, permutations), dtype=torch.int64)
-        for trial in range(rules.trials)
-    ]
-    used, inverse = torch.unique(torch.cat(rows), return_inverse=True)
-    device = features.features.device
-    draws = inverse.to(device).split([len(trial) for trial in rows])
-    return _Draw(query, _as_float64(features.subset(used.to(device))), list(draws), swapped)
-
-
-def _as_float64(features: FeatureSet) -> FeatureSet:
-    return replace(features, features=features.features.double())
-
-
-def _distances(query: FeatureSet, gallery: FeatureSet, metric: Metric, report: _Reporter) -> Tensor:
-    """Distances of all queries to all gallery rows. Shape (Q, G), float64."""
-    distances = query.features.new_empty((len(query), len(gallery)))
-    for start in range(0, len(query), _QUERY_BLOCK):
-        block = slice(start, start + _QUERY_BLOCK)
-        distances[block] = pairwise_distance(query.features[block], gallery.features, metric=metric)
-        report.step()
-    return distances
-
-
-def _reranked(
-    query: FeatureSet, gallery: FeatureSet, metric: Metric, parameters: RerankParameters
-) -> Tensor:
-    """Re-ranked distances, see the head of this file. Shape (Q, G)."""
-    points = [query.features, gallery.features]
-    if metric == "cosine":
-        points = [functional.normalize(values) for values in points]
-    return rerank_features(*points, *parameters)
-
-
-def _score(rules: Protocol, distances: Tensor, query: FeatureSet, gallery: FeatureSet) -> Metrics:
-    """Metrics of one ranked gallery under the protocol's drop and CMC rules."""
-    statistics = rank_statistics(
-        distances,
-        query.person_ids,
-        gallery.person_ids,
-        rules.groups(query.camera_ids),
-        rules.groups(gallery.camera_ids),
-        drop=rules.drop,
-    )
-    return metrics_from_ranks(statistics, len(gallery), rules.cmc)

@@ -55,6 +55,7 @@ def rank_statistics(
     *,
     columns: Tensor | None = None,
     drop: DropRule = "none",
+    first_row: int = 0,
     backend: Backend = "fused",
 ) -> RankStatistics:
     """Rank statistics of each query, from which CMC, mAP and mINP follow.
@@ -76,6 +77,8 @@ def rank_statistics(
             matrix serves several galleries. None: item g has column g.
         drop: Gallery items removed before ranking: "none"; those of the query's group; or only
             those of the query's group and identity.
+        first_row: Place of the first row among all queries, where this is a block of them: what an
+            error about a row counts from.
         backend: "fused" (counting kernel of the tensors' device) or "reference" (plain torch).
 
     Returns:
@@ -106,7 +109,7 @@ def rank_statistics(
         distances = distances.float()
     count = reference.rank_statistics if backend == "reference" else rank_statistics_op
     found = RankStatistics(*count(distances, *labels, columns, DROP_RULES.index(drop)))
-    return _without_nan(what, "distances", found)
+    return _without_nan(what, found, first_row)
 
 
 def feature_rank_statistics(
@@ -121,6 +124,7 @@ def feature_rank_statistics(
         "euclidean", "squared_euclidean", "cosine", "dot", "unit_cosine"
     ] = "euclidean",
     drop: DropRule = "none",
+    first_row: int = 0,
     backend: Backend = "fused",
 ) -> RankStatistics:
     """`rank_statistics` of the distances between features, which are never stored.
@@ -138,6 +142,7 @@ def feature_rank_statistics(
         metric: As of `pairwise_distance`. "unit_cosine" is "cosine" of rows that have length 1
             already (or are zero): they are not normalised again, nor copied.
         drop: See `rank_statistics`.
+        first_row: See `rank_statistics`.
         backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
 
     Returns:
@@ -173,7 +178,7 @@ def feature_rank_statistics(
     reference_count = reference.feature_rank_statistics
     count = reference_count if backend == "reference" else feature_rank_statistics_op
     found = count(query, gallery, *labels, code, offset, DROP_RULES.index(drop))
-    return _without_nan(what, "distances", RankStatistics(*found))
+    return _without_nan(what, RankStatistics(*found), first_row)
 
 
 def _labels(
@@ -251,12 +256,13 @@ def _require_columns(what: str, columns: Tensor, distances: Tensor) -> None:
         )  # fmt: skip
 
 
-def _without_nan(what: str, argument: str, found: RankStatistics) -> RankStatistics:
+def _without_nan(what: str, found: RankStatistics, first_row: int) -> RankStatistics:
     bad = (found.num_positives < 0).nonzero()
-    _checks.require(
-        bad.numel() == 0, what, argument, "hold no NaN",
-        f"nan in row {int(bad[0]) if bad.numel() else -1}", "Check the features of that query.",
-    )  # fmt: skip
+    if bad.numel():
+        _checks.require(
+            False, what, "distances", "hold no NaN", f"nan in row {first_row + int(bad[0])}",
+            "Check the features of that query.",
+        )  # fmt: skip
     return found
 
 

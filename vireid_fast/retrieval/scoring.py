@@ -1,0 +1,154 @@
+"""Metrics of the trials of a search: blocks of distances are counted for all of them at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch.nn import functional
+
+from vireid_fast.ops import GalleryIndex, RankStatistics, rank_statistics
+from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows
+from vireid_fast.retrieval.feature_set import FeatureSet
+from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
+from vireid_fast.retrieval.protocol import Metric, Protocol
+from vireid_fast.retrieval.rerank import rerank
+from vireid_fast.retrieval.results import RerankParameters
+from vireid_fast.retrieval.searches import Trial
+from vireid_fast.retrieval.streaming import block_statistics, blocks_of, joined
+
+# Queries whose distances are counted between two reports of progress.
+_QUERY_BLOCK = 256
+
+Progress = Callable[[int, int], None]
+
+
+class Reporter:
+    """Counts the steps of an evaluation and tells the caller's `progress`."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def step(self) -> None:
+        """Report one more step."""
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def steps(num_query: int, trials: Sequence[Trial], blocks: bool) -> int:
+    """Steps that `score` reports: blocks of queries, unless distances are re-ranked, and trials."""
+    return len(trials) + (-(-num_query // _QUERY_BLOCK) if blocks else 0)
+
+
+def score(
+    rules: Protocol,
+    query: FeatureSet,
+    gallery: FeatureSet,
+    trials: Sequence[Trial],
+    metric: Metric,
+    parameters: RerankParameters | None,
+    report: Reporter,
+) -> list[Metrics]:
+    """Metrics of each trial under the protocol's drop and CMC rules.
+
+    Args:
+        rules: The protocol.
+        query: All queries of the search.
+        gallery: All its gallery rows.
+        trials: Which queries rank which gallery rows.
+        metric: Distance between features, in float64.
+        parameters: Of re-ranking, whose distances replace those; None without.
+        report: Told of each step.
+
+    Memory: features in float64, and 256 rows of distances. With re-ranking see `rerank`.
+
+    Raises:
+        ValueError: No query of a trial has a correct item, or a distance is NaN.
+    """
+    query, gallery = _as_float64(query), _as_float64(gallery)
+    if parameters is not None:
+        return [
+            _reranked(rules, query, gallery, trial, metric, parameters, report) for trial in trials
+        ]
+    rows = FeatureRows(query.features, gallery.features, metric)
+    if all(trial.gallery is None for trial in trials):
+        statistics = [_of_whole_gallery(rules, rows, query, gallery, report)] * len(trials)
+    else:
+        statistics = _of_galleries(rules, rows, query, gallery, trials, report)
+    found = []
+    for trial, part in zip(trials, statistics, strict=True):
+        if trial.query is not None:
+            part = RankStatistics(*(column[trial.query] for column in part))
+        size = len(gallery) if trial.gallery is None else len(trial.gallery)
+        found.append(metrics_from_ranks(part, size, rules.cmc))
+        report.step()
+    return found
+
+
+def _of_whole_gallery(
+    rules: Protocol, rows: DistanceRows, query: FeatureSet, gallery: FeatureSet, report: Reporter
+) -> RankStatistics:
+    """Statistics of all queries, each with the whole gallery."""
+    groups = rules.groups(query.camera_ids)
+    index = GalleryIndex.build(gallery.person_ids, rules.groups(gallery.camera_ids))
+    parts = []
+    for begin, end in blocks_of(len(query), _QUERY_BLOCK):
+        block = slice(begin, end)
+        parts.append(
+            block_statistics(
+                rows, begin, query.person_ids[block], index, groups[block], rules.drop
+            )
+        )  # fmt: skip
+        report.step()
+    return joined(parts)
+
+
+def _of_galleries(
+    rules: Protocol, rows: DistanceRows, query: FeatureSet, gallery: FeatureSet,
+    trials: Sequence[Trial], report: Reporter,
+) -> list[RankStatistics]:  # fmt: skip
+    """Statistics of all queries with the gallery of each trial; one block serves all trials."""
+    groups, gallery_groups = rules.groups(query.camera_ids), rules.groups(gallery.camera_ids)
+    indices = [
+        GalleryIndex.build(gallery.person_ids[trial.gallery], gallery_groups[trial.gallery])
+        for trial in trials
+    ]
+    parts: list[list[RankStatistics]] = [[] for _ in trials]
+    for begin, end in blocks_of(len(query), _QUERY_BLOCK):
+        distances, ids = rows.block(begin, end), query.person_ids[begin:end]
+        for trial, index, found in zip(trials, indices, parts, strict=True):
+            found.append(
+                rank_statistics(
+                    distances, ids, index, groups[begin:end], columns=trial.gallery,
+                    drop=rules.drop, first_row=begin,
+                )
+            )  # fmt: skip
+        report.step()
+    return [joined(part) for part in parts]
+
+
+def _reranked(
+    rules: Protocol, query: FeatureSet, gallery: FeatureSet, trial: Trial, metric: Metric,
+    parameters: RerankParameters, report: Reporter,
+) -> Metrics:  # fmt: skip
+    """Metrics of one re-ranked trial."""
+    query = query if trial.query is None else query.subset(trial.query)
+    gallery = gallery if trial.gallery is None else gallery.subset(trial.gallery)
+    points = [query.features, gallery.features]
+    if metric == "cosine":
+        points = [functional.normalize(values) for values in points]
+    statistics = rank_statistics(
+        rerank(*points, *parameters),
+        query.person_ids,
+        gallery.person_ids,
+        rules.groups(query.camera_ids),
+        rules.groups(gallery.camera_ids),
+        drop=rules.drop,
+    )
+    report.step()
+    return metrics_from_ranks(statistics, len(gallery), rules.cmc)
+
+
+def _as_float64(features: FeatureSet) -> FeatureSet:
+    return replace(features, features=features.features.double())
