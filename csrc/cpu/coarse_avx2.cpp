@@ -14,6 +14,12 @@ typedef float Vector __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
 
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector square_root(Vector values) { return _mm256_sqrt_ps(values); }
+
+// Bit i: whether lane i is set.
+inline uint32_t lanes_of(Integers mask) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+}
 
 }  // namespace
 }  // namespace vireid_fast

@@ -11,6 +11,18 @@ typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
 
 inline Vector fused(Vector a, Vector b, Vector c) { return a * b + c; }
 
+inline Vector square_root(Vector values) {
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = __builtin_sqrtf(values[lane]);
+  return values;
+}
+
+// Bit i: whether lane i is set.
+inline uint32_t lanes_of(Integers mask) {
+  uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes; ++lane) lanes |= (mask[lane] & 1u) << lane;
+  return lanes;
+}
+
 }  // namespace
 }  // namespace vireid_fast
 

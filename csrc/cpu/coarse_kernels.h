@@ -25,14 +25,14 @@ struct CoarseColumns {
 
 struct CoarseRow {
   float scale, low, high, radius, near, far;  // as above, `scale` doubled
+  float measured_down, measured_up;           // as in CoarseItems
 };
 
-// A pair that may belong into a list. `low` is at most its squared distance between coarse items,
-// `high` at least that.
+// A pair that may belong into a list: its measured squared distance lies in [least, most].
 struct CoarseHit {
   int32_t column;
   int32_t lists;  // bits below
-  float low, high;
+  float least, most;
 };
 
 enum CoarseList : int32_t { kRowNear = 1, kRowFar = 2, kColumnNear = 4, kColumnFar = 8 };

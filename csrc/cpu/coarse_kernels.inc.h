@@ -1,7 +1,7 @@
 // The bodies of the table in coarse_kernels.h, included once by each coarse_<set>.cpp, which first
 // defines kLanes, kTileRows, kTileVectors (registers of sums of a float tile: kTileRows rows of
-// kTileVectors registers), Vector, Integers, fused() and VIREID_TABLE, and, where the set has an
-// 8-bit dot product, VIREID_HAS_INT8 and dot_int8().
+// kTileVectors registers), Vector, Integers, fused(), square_root(), lanes_of() and VIREID_TABLE, and,
+// where the set has an 8-bit dot product, VIREID_HAS_INT8 and dot_int8().
 //
 // Nothing here may call a function or template with external linkage (the standard library
 // included): the linker keeps one copy of such a function, possibly the one compiled for a wider
@@ -113,14 +113,9 @@ inline Vector as_floats(const int32_t* source) {
   return __builtin_convertvector(load<Integers>(source), Vector);
 }
 
-inline bool any(const Integers& mask) {
-  constexpr int kWords = sizeof(Integers) / 8;
-  uint64_t words[kWords];
-  __builtin_memcpy(words, &mask, sizeof(words));
-  uint64_t found = 0;
-  for (int i = 0; i < kWords; ++i) found |= words[i];
-  return found != 0;
-}
+constexpr float kUp = 1.0f + 0x1p-21f;  // rounding of a few float32 operations
+constexpr float kDown = 1.0f - 0x1p-21f;
+constexpr float kTiny = 0x1p-100f;
 
 // A pair is near for a list of reach t if the true distance may be t or less, that is if the
 // coarse one is at most t + both radii; it is far if the coarse one is at least t - both radii.
@@ -139,24 +134,25 @@ inline int64_t scan_row(const T* products, int64_t count, const CoarseRow& row,
     far = far > 0.0f ? far : Vector{};
     const Integers row_near = low <= near * near;
     const Integers row_far = high >= far * far;
-    Integers all = row_near | row_far;
-    Integers column_near = {};
-    Integers column_far = {};
+    Integers lists = (row_near & int32_t{kRowNear}) | (row_far & int32_t{kRowFar});
     if constexpr (kMutual) {
       const Vector reach = load<Vector>(columns.near + c) + radius;
       Vector edge = load<Vector>(columns.far + c) - radius;
       edge = edge > 0.0f ? edge : Vector{};
-      column_near = low <= reach * reach;
-      column_far = high >= edge * edge;
-      all |= column_near | column_far;
+      lists |= ((low <= reach * reach) & int32_t{kColumnNear}) |
+               ((high >= edge * edge) & int32_t{kColumnFar});
     }
-    if (__builtin_expect(!any(all), 1)) continue;
-    const Integers lists = (row_near & int32_t{kRowNear}) | (row_far & int32_t{kRowFar}) |
-                           (column_near & int32_t{kColumnNear}) |
-                           (column_far & int32_t{kColumnFar});
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (lists[lane] == 0) continue;
-      hits[found++] = {static_cast<int32_t>(c) + lane, lists[lane], low[lane], high[lane]};
+    uint32_t lanes = lanes_of(lists != 0);
+    if (__builtin_expect(lanes == 0, 1)) continue;
+    Vector least = square_root(low > 0.0f ? low : Vector{}) * kDown - radius * kUp;
+    least = least > 0.0f ? least : Vector{};
+    least = least * least * row.measured_down - kTiny;
+    least = least > 0.0f ? least : Vector{};
+    const Vector most = square_root(high > 0.0f ? high : Vector{}) * kUp + radius * kUp;
+    const Vector farthest = most * most * row.measured_up + kTiny;
+    for (; lanes != 0; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
+      hits[found++] = {static_cast<int32_t>(c) + lane, lists[lane], least[lane], farthest[lane]};
     }
   }
   return found;

@@ -24,15 +24,14 @@ struct Measure {
   }
 };
 
-// Lists of `count` rows from `first` on. Everything is in terms of true distances but `low`, the
-// least that a candidate's measured squared distance can be.
+// Lists of `count` rows from `first` on.
 class NearestCandidates {
  public:
-  NearestCandidates(const Measure& measure, const CoarseItems& rows, const CoarseItems& items,
-                    int64_t first, int64_t count, int64_t k)
+  NearestCandidates(const Measure& measure, const CoarseItems& items, int64_t first, int64_t count,
+                    int64_t k)
       : measure_(measure),
-        rows_(rows),
-        items_(items),
+        measured_down_(items.measured_down),
+        measured_up_(items.measured_up),
         first_(first),
         k_(k),
         capacity_(std::max<int64_t>(128, 4 * k)),
@@ -48,17 +47,15 @@ class NearestCandidates {
   const float* near() const { return near_.data(); }
   const float* far() const { return far_.data(); }
 
-  void add_near(int64_t row, int32_t item, float low, float high) {
-    Candidate* list = &near_list_[row * capacity_];
-    list[num_near_[row]++] = {item, lower_bound(row, item, low), upper_bound(row, item, high)};
+  // The measured squared distance of the item lies in [least, most].
+  void add_near(int64_t row, int32_t item, float least, float most) {
+    near_list_[row * capacity_ + num_near_[row]++] = {item, least, most};
     if (num_near_[row] == capacity_) shrink(row);
   }
 
-  void add_far(int64_t row, int32_t item, float low, float high) {
-    const float least = lower_bound(row, item, low);
+  void add_far(int64_t row, int32_t item, float least, float most) {
     if (least > farthest_[row]) raise(row, least);
-    Candidate* list = &far_list_[row * kFarCapacity];
-    list[num_far_[row]++] = {item, least, upper_bound(row, item, high)};
+    far_list_[row * kFarCapacity + num_far_[row]++] = {item, least, most};
     if (num_far_[row] == kFarCapacity) settle_far(row, kFarCapacity / 2);
   }
 
@@ -92,29 +89,15 @@ class NearestCandidates {
   };
   static constexpr Nearer nearer{};
 
-  float radii(int64_t row, int32_t item) const {
-    return (rows_.radius[first_ + row] + items_.radius[item]) * kUp;
-  }
-
-  float lower_bound(int64_t row, int32_t item, float low) const {
-    const float least = std::sqrt(std::max(low, 0.0f)) * kDown - radii(row, item);
-    return least > 0 ? std::max(least * least * items_.measured_down - kTiny, 0.0f) : 0.0f;
-  }
-
-  float upper_bound(int64_t row, int32_t item, float high) const {
-    const float most = std::sqrt(std::max(high, 0.0f)) * kUp + radii(row, item);
-    return most * most * items_.measured_up + kTiny;
-  }
-
   // Nothing whose measured distance exceeds `value` belongs into the list.
   void reach(int64_t row, float value) {
-    near_[row] = std::sqrt((value + kTiny) / items_.measured_down) * kUp;
+    near_[row] = std::sqrt((value + kTiny) / measured_down_) * kUp;
   }
 
   // The farthest item lies at `value` or beyond.
   void raise(int64_t row, float value) {
     farthest_[row] = value;
-    far_[row] = std::sqrt(std::max(value - kTiny, 0.0f) / items_.measured_up) * kDown;
+    far_[row] = std::sqrt(std::max(value - kTiny, 0.0f) / measured_up_) * kDown;
   }
 
   // Drops what cannot be among the k nearest, and measures where that leaves too much.
@@ -205,8 +188,7 @@ class NearestCandidates {
   static constexpr float kTiny = 0x1p-100f;
 
   Measure measure_;
-  const CoarseItems& rows_;
-  const CoarseItems& items_;
+  float measured_down_, measured_up_;
   int64_t first_, k_, capacity_;
   std::vector<float> near_, far_, farthest_;
   std::vector<int32_t> num_near_, num_far_;

@@ -82,7 +82,8 @@ class TileScanner {
     for (int64_t r = 0; r < num_rows_; ++r) {
       const int64_t item = first_row_ + r;
       const CoarseRow row{2 * rows_.scale[item], rows_.low[item],      rows_.high[item],
-                          rows_.radius[item],    row_lists.near()[r], row_lists.far()[r]};
+                          rows_.radius[item],    row_lists.near()[r], row_lists.far()[r],
+                          rows_.measured_down,   rows_.measured_up};
       const T* products = &products_[r * kCoarseBlock];
       int64_t found;
       if constexpr (kInt8) {
@@ -101,10 +102,10 @@ class TileScanner {
              NearestCandidates* column_lists) {
     const int32_t row = static_cast<int32_t>(first_row_ + r);
     const int32_t column = static_cast<int32_t>(first_column_) + hit.column;
-    if (hit.lists & kRowNear) row_lists.add_near(r, column, hit.low, hit.high);
-    if (hit.lists & kRowFar) row_lists.add_far(r, column, hit.low, hit.high);
-    if (hit.lists & kColumnNear) column_lists->add_near(hit.column, row, hit.low, hit.high);
-    if (hit.lists & kColumnFar) column_lists->add_far(hit.column, row, hit.low, hit.high);
+    if (hit.lists & kRowNear) row_lists.add_near(r, column, hit.least, hit.most);
+    if (hit.lists & kRowFar) row_lists.add_far(r, column, hit.least, hit.most);
+    if (hit.lists & kColumnNear) column_lists->add_near(hit.column, row, hit.least, hit.most);
+    if (hit.lists & kColumnFar) column_lists->add_far(hit.column, row, hit.least, hit.most);
   }
 
   const CoarseItems& rows_;
@@ -131,7 +132,7 @@ void search_mutual(const NeighbourSearch& search, const CoarseItems& items,
   std::vector<std::unique_ptr<NearestCandidates>> lists(blocks);
   std::vector<std::mutex> locks(blocks);
   for (int64_t b = 0; b < blocks; ++b) {
-    lists[b] = std::make_unique<NearestCandidates>(measure, items, items, b * kCoarseBlock,
+    lists[b] = std::make_unique<NearestCandidates>(measure, items, b * kCoarseBlock,
                                                    block_size(b, items.count), search.k);
   }
   std::atomic<int64_t> next{blocks};  // the longest walks first
@@ -196,8 +197,7 @@ int64_t search_part(const NeighbourSearch& search, const CoarseItems& queries,
   std::vector<std::unique_ptr<NearestCandidates>> lists;
   for (int64_t b = 0; b < blocks_of(num_query); ++b) {
     lists.push_back(std::make_unique<NearestCandidates>(
-        measure, queries, items, first_query + b * kCoarseBlock, block_size(b, num_query),
-        search.k));
+        measure, queries, first_query + b * kCoarseBlock, block_size(b, num_query), search.k));
   }
   for (int64_t column = first; column < last; ++column) {
     scanner.take_columns(column * kCoarseBlock, block_size(column, items.count));
