@@ -28,6 +28,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "triton": _version("triton"),
         "numpy": np.__version__,
         "transformers": _version("transformers"),
+        "faiss": _version("faiss-cpu"),
+        "torchmetrics": _version("torchmetrics"),
         "vireid_fast": __version__,
         "git_sha": _git_sha(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -73,7 +75,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-_PACKAGES = ("numpy", "scipy", "triton", "transformers", "xformers", "safetensors", "pytest",
+_PACKAGES = ("numpy", "scipy", "triton", "transformers", "xformers", "safetensors", "faiss-cpu",
+             "torchmetrics", "pytest",
              "pytest-benchmark", "pytest-timeout", "hypothesis", "pybind11", "ninja")  # fmt: skip
 
 

@@ -47,24 +47,41 @@ def group_tables(folder: Path = RESULTS) -> dict[str, str]:
 
 
 def performance_table(folder: Path = RESULTS) -> str:
-    """Best and worst ratio to a peer and the targets met, one line a measured group and device."""
-    lines, devices = [], set()
+    """Best and worst ratio to a peer and the targets met, one line a measured group and device.
+
+    Groups for which no target is set share one line a device.
+    """
+    lines, rest = [], {device: ([], []) for device in ("cpu", "cuda")}
+    on_gpu = False
     for group, title in GROUPS.items():
         for device, records in _records(group, folder).items():
-            devices.add(device)
-            timed = [r for r in records if "ratio" in r]
-            # Where nobody else does it, our own plain path stands in.
-            peers = [r for r in timed if r["role"] == "peer"] or [
-                r for r in timed if r["role"] == "reference"
-            ]
-            told = [_extreme(peers, choose) for choose in (max, min)] if peers else ["", ""]
-            lines.append(f"| {title} | {device} | {told[0]} | {told[1]} | {_met(records)} |")
-    where = "device" if "cuda" in devices else "device (GPU not measured yet)"
+            on_gpu |= device == "cuda"
+            if any(map(_is_wanted, records)):
+                lines.append(_summary_line(title, device, _compared(records), _met(records)))
+            else:
+                rest[device][0].append(title)
+                rest[device][1].extend(_compared(records))
+    lines += [_summary_line(", ".join(titles), device, peers, _met([]))
+              for device, (titles, peers) in rest.items() if titles]  # fmt: skip
+    where = "device" if on_gpu else "device (GPU not measured yet)"
     return "\n".join([
         f"| benchmark | {where} | best against a peer | worst against a peer | targets met |",
         "| --- | --- | --- | --- | ---: |",
         *lines,
     ])  # fmt: skip
+
+
+def _compared(records: list[dict]) -> list[dict]:
+    """Ratios to peers; where nobody else does it, to our own plain path."""
+    timed = [record for record in records if "ratio" in record]
+    return [record for record in timed if record["role"] == "peer"] or [
+        record for record in timed if record["role"] == "reference"
+    ]
+
+
+def _summary_line(title: str, device: str, peers: list[dict], met: str) -> str:
+    told = [_extreme(peers, choose) for choose in (max, min)] if peers else ["", ""]
+    return f"| {title} | {device} | {told[0]} | {told[1]} | {met} |"
 
 
 def _records(group: str, folder: Path) -> dict[str, list[dict]]:

@@ -105,6 +105,25 @@ def test_targets_stand_beside_what_was_measured(report, tmp_path):
     assert "| device (GPU not measured yet) |" in summary
 
 
+def test_groups_without_targets_share_a_line(report, tmp_path):
+    for group, provider, role, ratio in (
+        ("stfl", "copies", "peer", 1.5), ("stfl", "reference", "reference", 9.0),
+        ("extraction", "references", "reference", 0.8), ("attention", "slow", "peer", 2.0),
+    ):  # fmt: skip
+        path = tmp_path / group / "cpu.json"
+        path.parent.mkdir(exist_ok=True)
+        records = json.loads(path.read_text()) if path.exists() else []
+        target = {"target": 2.0} if group == "attention" else {}
+        records.append({**HEAD, "provider": provider, "role": role, "ratio": ratio, **target})
+        path.write_text(json.dumps(records))
+    summary = report.performance_table(tmp_path).splitlines()[2:]
+    assert summary == [
+        "| cross-modal attention | cpu | 2.00: a, to slow | 2.00: a, to slow | 1 of 1 |",
+        "| feature extraction, grouped and shifted blocks | cpu | 1.50: a, to copies "
+        "| 0.80: a, to references | none set |",
+    ]
+
+
 def test_gpu_times_have_targets_in_microseconds(report, tmp_path):
     group, summary = _tables(
         report, tmp_path,
