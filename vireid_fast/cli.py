@@ -49,7 +49,7 @@ ModeOption = Annotated[
     str | None,
     typer.Option(
         help="all or indoor (sysu), infrared-visible or visible-infrared (regdb, llcm, vcm, "
-        "bupt), all (market1501), or each. Left out: all, or both directions."
+        "bupt), all (market1501), several with commas, or each. Left out: all, or both directions."
     ),
 ]
 Overrides = Annotated[
@@ -80,16 +80,25 @@ def _once_per_machine() -> Iterator[None]:
         raise
 
 
-def _show(results: dict[str, Any], path: Path | None) -> None:
+def _show(results: dict[str, Any], path: Path | None, *, together: bool = False) -> None:
     from vireid_fast._files import atomic_write
     from vireid_fast.engine.evaluation_files import results_json
-    from vireid_fast.engine.tables import results_table
+    from vireid_fast.engine.tables import results_table, settings_table
 
-    console.print(results_table(results))
+    console.print(settings_table(results) if together else results_table(results))
     if path is not None:
         with atomic_write(path) as temporary:
             temporary.write_text(results_json(results), encoding="utf-8")
         _say(f"written: {path}")
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be integers separated by commas, got {text!r}. For example 1,10"
+        ) from None
 
 
 def _rerank(text: str | None) -> tuple[int, int, float] | None:
@@ -186,7 +195,11 @@ def evaluate(
     protocol: ProtocolOption = None,
     mode: ModeOption = None,
     shots: Annotated[
-        int | None, typer.Option(help="Images per identity and camera, where drawn; default 1.")
+        tuple | None,
+        typer.Option(
+            parser=_integers, metavar="N[,N]",
+            help="Images per identity and camera, where drawn; several with commas. Default 1.",
+        ),
     ] = None,
     permutations: Annotated[
         Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
@@ -203,6 +216,7 @@ def evaluate(
     """Evaluate feature files of any model, or a run on its test identities.
 
     A run is evaluated as its configuration says, plain and re-ranked, unless an option says else.
+    Lists, as in --mode all,indoor --shots 1,10, give one table and compute each distance once.
     """
     from vireid_fast._checks import require
     from vireid_fast.config import EvaluationConfig
@@ -232,7 +246,7 @@ def evaluate(
         query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
         shots=shots, permutations=permutations, metric=metric, rerank=parameters,
     )  # fmt: skip
-    _show(results, json_file)
+    _show(results, json_file, together="," in (mode or "") or len(shots or ()) > 1)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Evaluation and re-ranking of feature files from any model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from vireid_fast.data.feature_files import (
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.engine.progress import Advance, progress_bar
 from vireid_fast.ops import smallest_k
-from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_modes, evaluate_pair
+from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_pair, evaluate_settings
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
 from vireid_fast.retrieval.protocols import default_modes, protocol_modes
 from vireid_fast.retrieval.rerank import rerank
@@ -74,8 +74,11 @@ def read_processing(*paths: Path) -> tuple[dict[str, str], int | None]:
 
 
 def override_settings(
-    own: EvaluationConfig, protocol: str | None, mode: str | None, shots: int | None
-) -> tuple[str, str | None, int | None]:
+    own: EvaluationConfig,
+    protocol: str | None,
+    mode: str | None,
+    shots: int | Sequence[int] | None,
+) -> tuple[str, str | None, int | Sequence[int] | None]:
     """Protocol, mode and shots of a run where options do not say else.
 
     Under a protocol of another data set the run's mode and shots mean nothing: None.
@@ -93,7 +96,7 @@ def evaluate_files(
     *,
     protocol: str,
     mode: str | None,
-    shots: int | None,
+    shots: int | Sequence[int] | None,
     permutations: Path | None,
     metric: str | None,
     rerank: tuple[int, int, float] | None,
@@ -105,18 +108,20 @@ def evaluate_files(
         gallery: Feature file of the gallery.
         features: Feature file to take both from.
         protocol: Name of the protocol.
-        mode: Mode of the protocol, or "each"; None: its usual ones (`default_modes`).
-        shots: As of `evaluate`; None: 1.
+        mode: Mode of the protocol, several separated by commas, or "each"; None: its usual ones
+            (`default_modes`).
+        shots: As of `evaluate`, one number or several; None: 1.
         permutations: `rand_perm_cam.mat`, for sysu/official.
         metric: As of `evaluate`.
         rerank: As of `evaluate`.
 
     Returns:
-        The result called "plain" or "reranked", or, of several modes, one under each name.
+        The result called "plain" or "reranked"; of several modes, each under the mode's name; of
+        several numbers of shots, as in "all, 10-shot".
 
     Raises:
-        ValueError: Neither or both ways are given, an option does not belong to the way, or see
-            `retrieval.evaluation`.
+        ValueError: Neither or both ways are given, an option does not belong to the way, a list
+            holds a value twice or an empty one, or see `retrieval.evaluation`.
     """
     pair = query is not None and gallery is not None
     require(
@@ -129,21 +134,25 @@ def evaluate_files(
         if pair:
             for option, value in (("--mode", mode), ("--shots", shots)):
                 require(
-                    value is None, "eval", option, "be left out with --query and --gallery", value
-                )
+                    value is None, "eval", option, "be left out with --query and --gallery",
+                    ",".join(map(str, value)) if isinstance(value, tuple) else value,
+                )  # fmt: skip
             result = _evaluate_pair(query, gallery, protocol, metric, rerank, advance)
             return {name: result}
         orders = None if permutations is None else read_permutations(permutations)
         processing, split = read_processing(features)
-        results = evaluate_modes(
-            read_feature_set(features), protocol, _modes(protocol, mode),
-            1 if shots is None else shots, permutations=orders, metric=metric, rerank=rerank,
-            processing=processing, split=split, progress=advance,
+        numbers = (1,) if shots is None else shots if isinstance(shots, Sequence) else (shots,)
+        results = evaluate_settings(
+            read_feature_set(features), protocol, _modes(protocol, mode), numbers,
+            permutations=orders, metric=metric, rerank=rerank, processing=processing, split=split,
+            progress=advance,
         )  # fmt: skip
-    if len(results) > 1:
-        return results
-    (result,) = results.values()
-    return {name: result}
+    if len(results) == 1:
+        (result,) = results.values()
+        return {name: result}
+    if len(numbers) == 1:
+        return {setting.mode: result for setting, result in results.items()}
+    return {f"{mode}, {count}-shot": result for (mode, count), result in results.items()}
 
 
 def _evaluate_pair(
@@ -160,7 +169,9 @@ def _evaluate_pair(
 def _modes(protocol: str, mode: str | None) -> tuple[str, ...]:
     if mode is None:
         return default_modes(protocol)
-    return protocol_modes(protocol) if mode == EACH else (mode,)
+    if mode == EACH:
+        return protocol_modes(protocol)
+    return tuple(part.strip() for part in mode.split(","))
 
 
 def results_json(results: Mapping[str, EvaluationResult]) -> str:

@@ -30,25 +30,64 @@ def results_table(results: Mapping[str, EvaluationResult]) -> Group:
     return Group(*parts)
 
 
+def settings_table(results: Mapping[str, EvaluationResult]) -> Group:
+    """One table of the settings of one evaluation, which differ in mode and shots alone.
+
+    Args:
+        results: Name of the row -> result.
+    """
+    first = next(iter(results.values()))
+    lines = [
+        ", ".join([first.protocol, *_runs(first), f"{first.metric} distance", "in %"]),
+        _features(first),
+        f"re-ranking: {_common_reranking(results)}",
+        *(f"{name}{_executed(each)}: {', '.join(_sizes(each))}" for name, each in results.items()),
+    ]
+    return Group(Text("\n".join(lines)), _table(results))
+
+
 def _conditions(result: EvaluationResult) -> str:
     """Everything that a result depends on but re-ranking; two lines."""
-    rules = get_protocol(result.protocol)
     parts = [result.protocol, f"mode {result.mode}" if result.mode else "given query and gallery"]
-    if result.mode and rules.modes[result.mode].swapped:
-        parts[-1] += " (as executed: the drawn images query)"
+    parts[-1] += _executed(result)
     if result.shots is not None:
         parts.append(f"{result.shots}-shot")
-    if result.runs > 1:
-        parts.append(f"{result.runs} runs")
-    if rules.splits:
-        parts.append(_splits(result, rules.splits))
-    parts.append(f"{len(result.trials)} trial{'s' if len(result.trials) > 1 else ''}")
     parts += [
+        *_runs(result),
+        *_sizes(result),
+        f"{result.metric} distance",
+        "in %",
+    ]
+    return f"{', '.join(parts)}\n{_features(result)}"
+
+
+def _executed(result: EvaluationResult) -> str:
+    """What a mode does that its name does not say."""
+    if result.mode and get_protocol(result.protocol).modes[result.mode].swapped:
+        return " (as executed: the drawn images query)"
+    return ""
+
+
+def _sizes(result: EvaluationResult) -> list[str]:
+    return [
         f"{_span(result.valid_queries)} of {_span(result.total_queries)} queries valid",
-        f"gallery {_span(result.gallery_size)}", f"{result.metric} distance", "in %",
-    ]  # fmt: skip
+        f"gallery {_span(result.gallery_size)}",
+    ]
+
+
+def _runs(result: EvaluationResult) -> list[str]:
+    """How many runs, which splits, how many trials."""
+    total = get_protocol(result.protocol).splits
+    return [
+        *([f"{result.runs} runs"] if result.runs > 1 else []),
+        *([_splits(result, total)] if total else []),
+        f"{len(result.trials)} trial{'s' if len(result.trials) > 1 else ''}",
+    ]
+
+
+def _features(result: EvaluationResult) -> str:
     made = ", ".join(f"{name} {words}" for name, words in result.processing.items())
-    return f"{', '.join(parts)}\nfeatures: {made or 'processing not stated'}"
+    return f"features: {made or 'processing not stated'}"
 
 
 def _span(count: int | list[int]) -> str:

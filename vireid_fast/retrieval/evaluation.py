@@ -155,13 +155,13 @@ def evaluate_settings(
     metric, parameters = _settings(rules, metric, rerank)
     splits = _splits(rules, split)
     modes = default_modes(protocol) if modes is None else tuple(modes)
+    for mode in modes:
+        require_choice(rules.name, "mode", mode, rules.modes)
     for name, values in (("mode", modes), ("shots", tuple(shots))):
         require(len(values) > 0, rules.name, name, "be given", "none")
         require(len(set(values)) == len(values), rules.name, name, "be distinct", list(values))
     settings = [Setting(*pair) for pair in product(modes, shots)]
     features = features.validate()
-    for mode in modes:
-        require_choice(rules.name, "mode", mode, rules.modes)
     _require_permutations(rules, permutations)
     require_cameras(rules, features.camera_ids)
     searches = plan_searches(features, rules, settings, permutations)
