@@ -139,30 +139,39 @@ void CoarseItems::copy_rows(int64_t first, int64_t rows, float* target) const {
   }
 }
 
+// Panels are filled a few rows of them at a time, which stay in the first-level cache meanwhile.
 void CoarseItems::pack_panels(int64_t first, int64_t rows, float* panels) const {
-  const int64_t columns = padded_to_panels(rows);
-  for (int64_t c = 0; c < columns; ++c) {
-    float* column = panels + c / kCoarsePanel * kCoarsePanel * width + c % kCoarsePanel;
-    const float* source = c < rows ? items_ + (first + c) * width : nullptr;
-    for (int64_t d = 0; d < width; ++d) {
-      column[d * kCoarsePanel] = source != nullptr ? source[d] - centre_[d] : 0.0f;
+  constexpr int64_t kStep = 32;
+  for (int64_t p = 0; p < padded_to_panels(rows); p += kCoarsePanel, panels += kCoarsePanel * width) {
+    for (int64_t begin = 0; begin < width; begin += kStep) {
+      const int64_t end = std::min(width, begin + kStep);
+      for (int64_t c = 0; c < kCoarsePanel; ++c) {
+        // Columns beyond the last item repeat it; the scan does not see them.
+        const float* source = items_ + (first + std::min(p + c, rows - 1)) * width;
+        for (int64_t d = begin; d < end; ++d) {
+          panels[d * kCoarsePanel + c] = source[d] - centre_[d];
+        }
+      }
     }
   }
 }
 
 void CoarseItems::pack_panels(int64_t first, int64_t rows, uint8_t* panels) const {
   constexpr uint32_t kOffsets = 0x80808080u;  // + 128 in each byte
-  const int64_t columns = padded_to_panels(rows);
-  const int64_t groups = code_width / kCoarseGroup;
-  for (int64_t c = 0; c < columns; ++c) {
-    uint8_t* column = panels + c / kCoarsePanel * kCoarsePanel * code_width +
-                      c % kCoarsePanel * kCoarseGroup;
-    const int8_t* source = c < rows ? codes(first + c) : nullptr;
-    for (int64_t g = 0; g < groups; ++g) {
-      uint32_t bytes = 0;
-      if (source != nullptr) __builtin_memcpy(&bytes, source + g * kCoarseGroup, sizeof(bytes));
-      bytes ^= kOffsets;
-      __builtin_memcpy(column + g * kCoarsePanel * kCoarseGroup, &bytes, sizeof(bytes));
+  constexpr int64_t kStep = 32 * kCoarseGroup;
+  for (int64_t p = 0; p < padded_to_panels(rows);
+       p += kCoarsePanel, panels += kCoarsePanel * code_width) {
+    for (int64_t begin = 0; begin < code_width; begin += kStep) {
+      const int64_t end = std::min(code_width, begin + kStep);
+      for (int64_t c = 0; c < kCoarsePanel; ++c) {
+        const int8_t* source = codes(first + std::min(p + c, rows - 1));
+        for (int64_t d = begin; d < end; d += kCoarseGroup) {
+          uint32_t bytes;
+          __builtin_memcpy(&bytes, source + d, sizeof(bytes));
+          bytes ^= kOffsets;
+          __builtin_memcpy(panels + d * kCoarsePanel + c * kCoarseGroup, &bytes, sizeof(bytes));
+        }
+      }
     }
   }
 }

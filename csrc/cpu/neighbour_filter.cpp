@@ -25,7 +25,7 @@ constexpr int64_t kMostFeatures = 1 << 16;  // 8-bit products of so many fit int
 constexpr float kSmallestScale = 0x1p-40f;
 constexpr float kLargestScale = 0x1p55f;
 constexpr int64_t kSampleRows = 48;
-constexpr int64_t kQueryBlocks = 4;  // blocks of queries for which panels are packed once
+constexpr int64_t kQueryBlocks = 8;  // blocks of queries for which panels are packed once
 
 std::atomic<int> plan{static_cast<int>(SearchPlan::kAutomatic)};
 
@@ -220,13 +220,17 @@ int64_t search_part(const NeighbourSearch& search, const CoarseItems& queries,
 template <typename T>
 void search_apart(const NeighbourSearch& search, const CoarseItems& queries,
                   const CoarseItems& items, const NeighbourOutput& out) {
-  const int64_t rows_at_once = kQueryBlocks * kCoarseBlock;
-  const int64_t row_tasks = (search.num_query + rows_at_once - 1) / rows_at_once;
+  const int64_t row_blocks = blocks_of(search.num_query);
+  const int64_t row_tasks = (row_blocks + kQueryBlocks - 1) / kQueryBlocks;
+  const int64_t rows_at_once = (row_blocks + row_tasks - 1) / row_tasks * kCoarseBlock;
   const int64_t blocks = blocks_of(items.count);
-  // A few tasks per thread share the work evenly, but each part learns its reaches anew.
-  const int64_t wanted = 3 * static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t num_parts =
-      std::clamp<int64_t>(wanted / row_tasks, 1, std::max<int64_t>(1, blocks / 8));
+  // Tasks that the threads share evenly. Each part learns its reaches anew, so there are few.
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  int64_t num_parts = 1;
+  while (row_tasks * num_parts < 4 * threads && row_tasks * num_parts % threads != 0 &&
+         num_parts < blocks / 8) {
+    ++num_parts;
+  }
   const int64_t size = search.num_query * search.k;
   std::vector<float> distances((num_parts - 1) * size);
   std::vector<int64_t> indices((num_parts - 1) * size);
