@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from vireid_fast._checks import require
 
@@ -32,6 +31,8 @@ def read_permutations(path: str | os.PathLike[str]) -> dict[tuple[int, int], np.
         path.is_file(), "read_permutations", "path", "be an existing file", path,
         "SYSU-MM01 publishes rand_perm_cam.mat in its repository.", FileNotFoundError,
     )  # fmt: skip
+    import scipy.io  # takes time, which evaluations without permutations should not spend
+
     try:
         content = scipy.io.loadmat(path)
     # scipy's reader fails on foreign bytes with whatever its parser meets first.
