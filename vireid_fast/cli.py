@@ -101,18 +101,6 @@ def _integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _rerank(text: str | None) -> tuple[int, int, float] | None:
-    if text is None:
-        return None
-    try:
-        k1, k2, weight = text.split(",")
-        return int(k1), int(k2), float(weight)
-    except ValueError:
-        raise ValueError(
-            f"eval: --rerank must be k1,k2,lambda, got {text!r}. For example --rerank 20,6,0.3"
-        ) from None
-
-
 @app.command()
 def pretrain(
     config: ConfigOption,
@@ -220,9 +208,9 @@ def evaluate(
     """
     from vireid_fast._checks import require
     from vireid_fast.config import EvaluationConfig
-    from vireid_fast.engine.evaluation_files import evaluate_files, override_settings
+    from vireid_fast.engine.evaluation_files import evaluate_files, override_settings, parse_rerank
 
-    parameters = _rerank(rerank)
+    parameters = None if rerank is None else parse_rerank(rerank)
     require(bool(run) or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
             "no --run")  # fmt: skip
     if run:

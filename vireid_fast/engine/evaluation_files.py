@@ -89,6 +89,21 @@ def override_settings(
     return chosen, mode or own.mode, own.shots if shots is None else shots
 
 
+def parse_rerank(text: str) -> tuple[int, int, float]:
+    """(k1, k2, lambda) from an option's text.
+
+    Raises:
+        ValueError: The text is not of the form k1,k2,lambda.
+    """
+    try:
+        k1, k2, weight = text.split(",")
+        return int(k1), int(k2), float(weight)
+    except ValueError:
+        raise ValueError(
+            f"eval: --rerank must be k1,k2,lambda, got {text!r}. For example --rerank 20,6,0.3"
+        ) from None
+
+
 def evaluate_files(
     query: Path | None,
     gallery: Path | None,
