@@ -35,7 +35,7 @@ def test_equals_a_sort_in_plain_loops(metric, shape, k, device):
     for row, distances, indices in zip(query.tolist(), *lists, strict=True):
         exact = [naive_distance(metric, row, item) for item in gallery.tolist()]
         assert distances == pytest.approx([exact[g] for g in indices], abs=1e-12)
-        places = sorted(range(num_gallery), key=lambda g, d=exact: (round(d, 12), g))
+        places = sorted(range(num_gallery), key=lambda g, d=exact: (round(d[g], 12), g))
         assert indices == places[:k]
 
 
