@@ -69,3 +69,72 @@ def test_help_names_protocols_and_modes(vireid, monkeypatch):
     named = {mode for name in PROTOCOLS for mode in PROTOCOLS[name].modes} | {"each"}
     for word in (*PROTOCOLS, *named):
         assert word in out, word
+
+
+LISTS = ("--mode", "all,indoor", "--shots", "1,2")
+
+
+@pytest.fixture
+def sysu_features(tmp_path):
+    """Features of six cameras, several images each."""
+    rows = np.arange(360)
+    path = tmp_path / "sysu.npz"
+    features = np.random.default_rng(0).standard_normal((360, 4)) + rows[:, None] % 12 / 4
+    np.savez(path, features=features, person_ids=rows % 12, camera_ids=rows // 12 % 6 + 1)
+    return path
+
+
+def test_lists_of_modes_and_shots_give_one_table(vireid, sysu_features, tmp_path):
+    file = tmp_path / "all.json"
+    out = vireid.ok("eval", "--features", sysu_features, *LISTS, "--json", file).out
+    values = json.loads(file.read_text())
+    names = [f"{mode}, {shots}-shot" for mode in ("all", "indoor") for shots in (1, 2)]
+    assert out.count("re-ranking: none") == out.count("mAP") == 1
+    assert (values["mode"], values["shots"]) == ("all", 1)
+    for name, result in zip(names, [values, *(values[name] for name in names[1:])], strict=True):
+        mode, shots = name.removesuffix("-shot").split(", ")
+        vireid.ok("eval", "--features", sysu_features, "--mode", mode, "--shots", shots,
+                  "--json", file)  # fmt: skip
+        alone = json.loads(file.read_text())
+        assert alone == {key: result[key] for key in alone}
+        assert f"{name}: {alone['valid_queries']} of {alone['total_queries']} queries valid" in out
+        assert f"gallery {alone['gallery_size']}" in out and f"{100 * alone['mAP']:.2f}" in out
+
+
+def test_a_list_of_one_kind(vireid, sysu_features, tmp_path):
+    options = ("eval", "--features", sysu_features, "--rerank", "4,2,0.3", "--json")
+    out = vireid.ok(*options, tmp_path / "a.json", "--mode", "indoor", "--shots", "2, 1").out
+    values = json.loads((tmp_path / "a.json").read_text())
+    assert values["shots"] == 2 and values["indoor, 1-shot"]["shots"] == 1
+    assert out.count("re-ranking: (4, 2, 0.3)") == 1
+    out = vireid.ok(*options, tmp_path / "b.json", "--mode", "indoor, all").out
+    values = json.loads((tmp_path / "b.json").read_text())
+    assert values["mode"] == "indoor" and values["all"]["mode"] == "all"
+    assert out.count("mAP") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--mode", "all,,indoor"), "sysu/agw: mode must be one of ['all', 'indoor'], got ''"),
+        (("--mode", "all,outdoor"), "mode must be one of ['all', 'indoor'], got 'outdoor'"),
+        (("--mode", "each,all"), "mode must be one of ['all', 'indoor'], got 'each'"),
+        (("--mode", "all,all"), "mode must be distinct, got ['all', 'all']"),
+        (("--shots", "1,10,1"), "shots must be distinct, got [1, 10, 1]"),
+        (("--shots", "1,0"), "shots must be an integer of at least 1, got 0"),
+        (("--protocol", "regdb/agw", "--mode", "all"), "mode must be one of ['infrared-visible'"),
+    ],
+)
+def test_bad_lists(vireid, sysu_features, options, expected):
+    assert expected in vireid.error("eval", "--features", sysu_features, *options)
+
+
+@pytest.mark.parametrize("text", ["1,,10", ",", "1,x", "1.5", ""])
+def test_lists_of_shots_that_are_no_integers(vireid, sysu_features, text):
+    done = vireid("eval", "--features", sysu_features, "--shots", text)
+    assert done.code == 2 and "Usage:" in done.err and "--shots" in done.err
+
+
+def test_lists_need_a_feature_file(vireid, pair):
+    message = vireid.error("eval", *pair, "--shots", "1,10")
+    assert "--shots must be left out with --query and --gallery, got 1,10" in message
