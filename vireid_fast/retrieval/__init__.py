@@ -6,7 +6,13 @@ The public names. `rerank` here is the function; its module is imported by its f
 from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
 from vireid_fast.retrieval.dropin import re_ranking, re_ranking_from_distances
 from vireid_fast.retrieval.dropin_metrics import eval_func, eval_llcm, eval_regdb, eval_sysu
-from vireid_fast.retrieval.evaluation import evaluate, evaluate_modes, evaluate_pair
+from vireid_fast.retrieval.evaluation import (
+    evaluate,
+    evaluate_modes,
+    evaluate_pair,
+    evaluate_rows,
+    evaluate_settings,
+)
 from vireid_fast.retrieval.expansion import (
     alpha_query_expansion,
     average_query_expansion,
@@ -17,6 +23,8 @@ from vireid_fast.retrieval.metrics import Metrics, MetricsSummary, average, metr
 from vireid_fast.retrieval.protocols import PROTOCOLS, default_modes, get_protocol, protocol_modes
 from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters, combine
+from vireid_fast.retrieval.search import SearchResult, search, search_rows
+from vireid_fast.retrieval.streaming import streamed_rank_statistics
 
 __all__ = [
     "PROTOCOLS",
@@ -28,6 +36,7 @@ __all__ = [
     "Metrics",
     "MetricsSummary",
     "RerankParameters",
+    "SearchResult",
     "alpha_query_expansion",
     "average",
     "average_query_expansion",
@@ -41,6 +50,8 @@ __all__ = [
     "evaluate",
     "evaluate_modes",
     "evaluate_pair",
+    "evaluate_rows",
+    "evaluate_settings",
     "feature_set_from_arrays",
     "get_protocol",
     "metrics_from_ranks",
@@ -49,5 +60,8 @@ __all__ = [
     "re_ranking_from_distances",
     "rerank",
     "rerank_distances",
+    "search",
+    "search_rows",
+    "streamed_rank_statistics",
     "top_k_lists",
 ]
