@@ -58,11 +58,11 @@ VIREID_HOST_DEVICE inline bool half_set_joins(int64_t common, int64_t size) {
   return 3 * common > 2 * size;
 }
 
-// Most entries that an expanded set can have: R and one half set for each of its members.
+// Room that an expanded set needs: R and one half set for each of its members.
 VIREID_HOST_DEVICE inline int64_t expanded_set_bound(int64_t full, int64_t half,
                                                      int64_t num_items) {
-  const int64_t bound = full * (half + 1);
-  return bound < num_items ? bound : num_items;
+  const int64_t joining = full * half;
+  return full + (joining < num_items ? joining : num_items);
 }
 
 // The mutual neighbours within the half lists, one row of `stride` for each item.

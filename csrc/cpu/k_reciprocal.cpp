@@ -1,5 +1,5 @@
 // k-reciprocal encoding on the CPU: every row is made by one thread alone, so that the result does
-// not depend on the number of threads. Rows first stand apart, their sizes being unknown.
+// not depend on the number of threads. The set logic is that of reciprocal_sets.h.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 
@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../reciprocal_sets.h"
 #include "sparse_rows.h"
 
 namespace vireid_fast {
@@ -15,79 +16,88 @@ namespace {
 
 constexpr int64_t kGrain = 256;  // rows per thread at least
 
-struct NeighbourLists {
-  const int64_t* row(int64_t item) const { return values + item * width; }
-
-  bool holds(int64_t item, int64_t wanted, int64_t length) const {
-    const int64_t* list = row(item);
-    return std::find(list, list + length, wanted) != list + length;
-  }
-
-  // Items that stand in each other's first `length` entries.
-  std::vector<int64_t> reciprocal(int64_t item, int64_t length) const {
-    std::vector<int64_t> found;
-    for (int64_t a = 0; a < length; ++a) {
-      const int64_t other = row(item)[a];
-      if (holds(other, item, length)) found.push_back(other);
+// The first `length` columns of checked lists, narrow: they are gathered from all over.
+std::vector<Item> narrow_lists(const char* op, const Tensor& indices, int64_t length) {
+  check_rank(op, "indices", indices, 2);
+  check_dtype(op, "indices", indices, ScalarType::Long);
+  const Tensor lists = torch::stable::contiguous(indices);
+  const int64_t num_items = lists.size(0);
+  const int64_t width = lists.size(1);
+  check_num_items(op, num_items);
+  check_indices(op, "indices", lists, num_items);
+  std::vector<Item> narrow(num_items * length);
+  const int64_t* values = lists.const_data_ptr<int64_t>();
+  torch::stable::parallel_for(0, num_items, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t a = 0; a < length; ++a) {
+        narrow[i * length + a] = static_cast<Item>(values[i * width + a]);
+      }
     }
-    return found;
+  });
+  return narrow;
+}
+
+// Members of the set of one row, marked in a table of all items: 2 row + 1 if in R, 2 row if joined
+// later. Rows ascend, so that marks of earlier rows are smaller.
+struct MarkedMembers {
+  bool original(Item item) const { return marks[item] == 2 * row + 1; }
+
+  bool add(Item item) {
+    if (marks[item] >= 2 * row) return false;
+    marks[item] = 2 * row;
+    return true;
   }
 
-  const int64_t* values;
-  int64_t num_items;
-  int64_t width;
+  std::vector<Item>& marks;
+  Item row;
 };
 
-using Sets = std::vector<std::vector<int64_t>>;
+struct SetScratch {
+  std::vector<Item> marks;
+  std::vector<Item> set;
+};
 
-// Length of the half lists: numpy's around(k1 / 2), half to even, and the item itself.
-int64_t half_length(int64_t k1) { return k1 / 2 + (k1 % 4 == 3 ? 1 : 0) + 1; }
-
-Sets expanded_sets(const NeighbourLists& lists, int64_t k1) {
-  const int64_t full = std::min(k1 + 1, lists.width);
-  const int64_t half = std::min(half_length(k1), lists.width);
-  Sets half_sets(lists.num_items);
-  Sets sets(lists.num_items);
-  torch::stable::parallel_for(0, lists.num_items, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) half_sets[i] = lists.reciprocal(i, half);
-  });
-  torch::stable::parallel_for(0, lists.num_items, kGrain, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> member_of(lists.num_items, -1);  // last item whose R holds this one
+GrowingRows<Item> expanded_sets(const std::vector<Item>& values, int64_t num_items, int64_t full,
+                                int64_t half) {
+  const NeighbourLists<Item> lists{values.data(), full};
+  std::vector<Item> half_values(num_items * half);
+  std::vector<Item> half_counts(num_items);
+  torch::stable::parallel_for(0, num_items, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const std::vector<int64_t> reciprocal = lists.reciprocal(i, full);
-      for (const int64_t item : reciprocal) member_of[item] = i;
-      std::vector<int64_t>& set = sets[i];
-      set = reciprocal;
-      for (const int64_t candidate : reciprocal) {
-        const std::vector<int64_t>& joining = half_sets[candidate];
-        const int64_t common = std::count_if(joining.begin(), joining.end(),
-                                             [&](int64_t item) { return member_of[item] == i; });
-        if (3 * common > 2 * static_cast<int64_t>(joining.size())) {
-          set.insert(set.end(), joining.begin(), joining.end());
-        }
-      }
-      std::sort(set.begin(), set.end());
-      set.erase(std::unique(set.begin(), set.end()), set.end());
+      half_counts[i] = static_cast<Item>(mutual_neighbours(lists, static_cast<Item>(i), half,
+                                                           half_values.data() + i * half));
     }
   });
-  return sets;
+  const HalfSets<Item> half_sets{half_values.data(), half_counts.data(), half};
+  return GrowingRows<Item>(
+      num_items,
+      [&] {
+        return SetScratch{std::vector<Item>(num_items, -1),
+                          std::vector<Item>(expanded_set_bound(full, half, num_items))};
+      },
+      [&](SetScratch& scratch, int64_t row, std::vector<Item>& entries) {
+        Item* set = scratch.set.data();
+        const Item item = static_cast<Item>(row);
+        const int64_t count = mutual_neighbours(lists, item, full, set);
+        for (int64_t a = 0; a < count; ++a) scratch.marks[set[a]] = 2 * item + 1;
+        MarkedMembers members{scratch.marks, item};
+        const int64_t total = expand_set(half_sets, set, count, members);
+        std::sort(set, set + total);
+        entries.insert(entries.end(), set, std::unique(set, set + total));
+      });
 }
 
 std::tuple<Tensor, Tensor> k_reciprocal_sets_cpu(const Tensor& indices, int64_t k1) {
   check_rank("k_reciprocal_sets", "indices", indices, 2);
-  check_dtype("k_reciprocal_sets", "indices", indices, ScalarType::Long);
-  const Tensor lists = torch::stable::contiguous(indices);
-  const int64_t num_items = lists.size(0);
-  check_indices("k_reciprocal_sets", "indices", lists, num_items);
-  const Sets sets =
-      expanded_sets({lists.const_data_ptr<int64_t>(), num_items, lists.size(1)}, k1);
-  const Tensor crow = offsets_of(lists, sets);
-  const int64_t* offsets = crow.const_data_ptr<int64_t>();
-  Tensor col = torch::stable::new_empty(lists, {offsets[num_items]});
+  const int64_t full = std::min(k1 + 1, indices.size(1));
+  const int64_t half = std::min(half_list_length(k1), full);
+  const std::vector<Item> lists = narrow_lists("k_reciprocal_sets", indices, full);
+  const GrowingRows<Item> sets = expanded_sets(lists, indices.size(0), full, half);
+  const Tensor crow = sets.offsets(indices);
+  Tensor col = torch::stable::new_empty(
+      indices, {crow.const_data_ptr<int64_t>()[indices.size(0)]});
   int64_t* columns = col.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < num_items; ++i) {
-    std::copy(sets[i].begin(), sets[i].end(), columns + offsets[i]);
-  }
+  sets.for_each(crow, [&](int64_t position, Item item) { columns[position] = item; });
   return {crow, col};
 }
 
@@ -117,41 +127,47 @@ Tensor reciprocal_weights_cpu(const Tensor& crow, const Tensor& distances) {
 
 template <typename T>
 struct Entry {
-  int64_t col;
+  Item col;
   T weight;
 };
 
 template <typename T>
-std::vector<std::vector<Entry<T>>> mean_rows(const SparseInput& rows,
-                                             const NeighbourLists& lists, int64_t k2) {
+struct MeanScratch {
+  std::vector<T> sum;
+  std::vector<Item> touched_by;  // last row that has this column
+  std::vector<Item> columns;
+};
+
+template <typename T>
+GrowingRows<Entry<T>> mean_rows(const SparseInput& rows, const std::vector<Item>& lists,
+                                int64_t length) {
   const int64_t* crow = rows.crow.const_data_ptr<int64_t>();
   const int64_t* col = rows.col.const_data_ptr<int64_t>();
   const T* weight = rows.weight.const_data_ptr<T>();
-  const int64_t length = std::min(k2, lists.width);
-  std::vector<std::vector<Entry<T>>> means(lists.num_items);
-  torch::stable::parallel_for(0, lists.num_items, kGrain, [&](int64_t begin, int64_t end) {
-    std::vector<T> sum(lists.num_items);
-    std::vector<int64_t> touched_by(lists.num_items, -1);
-    std::vector<int64_t> columns;
-    for (int64_t i = begin; i < end; ++i) {
-      columns.clear();
-      for (int64_t a = 0; a < length; ++a) {
-        const int64_t neighbour = lists.row(i)[a];
-        for (int64_t e = crow[neighbour]; e < crow[neighbour + 1]; ++e) {
-          if (touched_by[col[e]] != i) {
-            touched_by[col[e]] = i;
-            sum[col[e]] = 0;
-            columns.push_back(col[e]);
+  const int64_t num_rows = rows.num_rows;
+  return GrowingRows<Entry<T>>(
+      num_rows,
+      [&] { return MeanScratch<T>{std::vector<T>(num_rows), std::vector<Item>(num_rows, -1), {}}; },
+      [&](MeanScratch<T>& scratch, int64_t row, std::vector<Entry<T>>& entries) {
+        scratch.columns.clear();
+        for (int64_t a = 0; a < length; ++a) {
+          const Item neighbour = lists[row * length + a];
+          for (int64_t e = crow[neighbour]; e < crow[neighbour + 1]; ++e) {
+            const Item column = static_cast<Item>(col[e]);
+            if (scratch.touched_by[column] == row) {
+              scratch.sum[column] += weight[e];
+            } else {
+              scratch.touched_by[column] = static_cast<Item>(row);
+              scratch.sum[column] = weight[e];
+              scratch.columns.push_back(column);
+            }
           }
-          sum[col[e]] += weight[e];
         }
-      }
-      std::sort(columns.begin(), columns.end());
-      means[i].reserve(columns.size());
-      for (const int64_t c : columns) means[i].push_back({c, sum[c] / static_cast<T>(length)});
-    }
-  });
-  return means;
+        std::sort(scratch.columns.begin(), scratch.columns.end());
+        for (const Item column : scratch.columns) {
+          entries.push_back({column, scratch.sum[column] / static_cast<T>(length)});
+        }
+      });
 }
 
 std::tuple<Tensor, Tensor, Tensor> expand_query_cpu(const Tensor& crow, const Tensor& col,
@@ -160,25 +176,21 @@ std::tuple<Tensor, Tensor, Tensor> expand_query_cpu(const Tensor& crow, const Te
   const SparseInput rows("expand_query", crow, col, weight);
   check_rank("expand_query", "indices", indices, 2);
   check_size("expand_query", "indices", indices, 0, rows.num_rows);
-  check_dtype("expand_query", "indices", indices, ScalarType::Long);
-  const Tensor lists = torch::stable::contiguous(indices);
-  check_indices("expand_query", "indices", lists, rows.num_rows);
+  const int64_t length = std::min(k2, indices.size(1));
+  const std::vector<Item> lists = narrow_lists("expand_query", indices, length);
   Tensor mean_crow, mean_col, mean_weight;
   THO_DISPATCH_V2(weight.scalar_type(), "expand_query_cpu", AT_WRAP([&] {
-    const auto means = mean_rows<scalar_t>(
-        rows, {lists.const_data_ptr<int64_t>(), rows.num_rows, lists.size(1)}, k2);
-    mean_crow = offsets_of(rows.crow, means);
+    const GrowingRows<Entry<scalar_t>> means = mean_rows<scalar_t>(rows, lists, length);
+    mean_crow = means.offsets(rows.crow);
     const int64_t num_entries = mean_crow.const_data_ptr<int64_t>()[rows.num_rows];
     mean_col = torch::stable::new_empty(rows.col, {num_entries});
     mean_weight = torch::stable::new_empty(rows.weight, {num_entries});
     int64_t* col_out = mean_col.mutable_data_ptr<int64_t>();
     scalar_t* weight_out = mean_weight.mutable_data_ptr<scalar_t>();
-    for (const auto& row : means) {
-      for (const auto& entry : row) {
-        *col_out++ = entry.col;
-        *weight_out++ = entry.weight;
-      }
-    }
+    means.for_each(mean_crow, [&](int64_t position, const Entry<scalar_t>& entry) {
+      col_out[position] = entry.col;
+      weight_out[position] = entry.weight;
+    });
   }), AT_EXPAND(AT_FLOATING_TYPES));
   return {mean_crow, mean_col, mean_weight};
 }

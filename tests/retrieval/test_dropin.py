@@ -209,7 +209,7 @@ def test_blocks_and_threads_change_no_bit(monkeypatch):
             for call, value in zip(calls, expected, strict=True):
                 np.testing.assert_array_equal(call(), value)
     monkeypatch.setattr("vireid_fast.retrieval.half_jaccard._BLOCK_ELEMENTS", 150)
-    monkeypatch.setattr("vireid_fast.retrieval.given_distances._fitting_rows", lambda size: 3)
+    monkeypatch.setattr("vireid_fast.retrieval.given_distances.fitting_rows", lambda size: 3)
     for call, value in zip(calls, expected, strict=True):
         np.testing.assert_array_equal(call(), value)
 

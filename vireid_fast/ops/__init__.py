@@ -1,6 +1,7 @@
 """Tensor ops: one folder each, one public function per op."""
 
 from vireid_fast.ops._registration import BACKENDS
+from vireid_fast.ops.centred_distance import centred_distance, centred_error
 from vireid_fast.ops.cross_modal_attention import (
     AttentionBackend,
     AttentionIndex,
@@ -8,9 +9,21 @@ from vireid_fast.ops.cross_modal_attention import (
     attention_plan,
     cross_modal_attention,
 )
-from vireid_fast.ops.jaccard_distance import jaccard_distance
-from vireid_fast.ops.k_reciprocal import expand_query, k_reciprocal_sets, reciprocal_weights
+from vireid_fast.ops.jaccard_distance import (
+    InvertedRows,
+    blend_jaccard,
+    invert_rows,
+    jaccard_distance,
+)
+from vireid_fast.ops.k_reciprocal import (
+    entry_distance,
+    expand_query,
+    k_reciprocal_sets,
+    rank_normalised,
+    reciprocal_weights,
+)
 from vireid_fast.ops.knn import KNN, knn, pair_distance, smallest_k
+from vireid_fast.ops.merge_lists import merge_lists
 from vireid_fast.ops.pairwise_distance import pairwise_distance
 from vireid_fast.ops.prompt_injection import (
     Injected,
@@ -35,21 +48,29 @@ __all__ = [
     "GalleryIndex",
     "KNN",
     "Injected",
+    "InvertedRows",
     "RankStatistics",
     "SparseRows",
     "TokenNorm",
     "TokenSource",
     "attention_plan",
+    "blend_jaccard",
+    "centred_distance",
+    "centred_error",
     "cross_modal_attention",
+    "entry_distance",
     "expand_query",
     "feature_rank_statistics",
     "inject_tokens",
+    "invert_rows",
     "jaccard_distance",
     "k_reciprocal_sets",
     "knn",
+    "merge_lists",
     "pair_distance",
     "pairwise_distance",
     "prompt_injection",
+    "rank_normalised",
     "rank_statistics",
     "reciprocal_weights",
     "smallest_k",

@@ -3,6 +3,7 @@
 The public names. `rerank` here is the function; its module is imported by its full name.
 """
 
+from vireid_fast.retrieval.batched import rerank_galleries, rerank_query_sets
 from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
 from vireid_fast.retrieval.dropin import re_ranking, re_ranking_from_distances
 from vireid_fast.retrieval.dropin_metrics import eval_func, eval_llcm, eval_regdb, eval_sysu
@@ -20,8 +21,10 @@ from vireid_fast.retrieval.expansion import (
 )
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
 from vireid_fast.retrieval.metrics import Metrics, MetricsSummary, average, metrics_from_ranks
+from vireid_fast.retrieval.neighbors import rerank_from_neighbors, rows_from_neighbors
 from vireid_fast.retrieval.protocols import PROTOCOLS, default_modes, get_protocol, protocol_modes
-from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
+from vireid_fast.retrieval.rerank import rerank, rerank_distances, rerank_top_k, top_k_lists
+from vireid_fast.retrieval.reranked_rows import RerankedRows
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters, combine
 from vireid_fast.retrieval.search import SearchResult, search, search_rows
 from vireid_fast.retrieval.streaming import streamed_rank_statistics
@@ -36,6 +39,7 @@ __all__ = [
     "Metrics",
     "MetricsSummary",
     "RerankParameters",
+    "RerankedRows",
     "SearchResult",
     "alpha_query_expansion",
     "average",
@@ -60,6 +64,11 @@ __all__ = [
     "re_ranking_from_distances",
     "rerank",
     "rerank_distances",
+    "rerank_from_neighbors",
+    "rerank_galleries",
+    "rerank_query_sets",
+    "rerank_top_k",
+    "rows_from_neighbors",
     "search",
     "search_rows",
     "streamed_rank_statistics",

@@ -1,5 +1,6 @@
 """Arrays that callers bring, numpy or torch, as tensors that compute together."""
 
+import warnings
 from functools import reduce
 
 import numpy as np
@@ -38,8 +39,16 @@ def as_float_tensors(what: str, **arrays: Tensor | np.ndarray) -> list[Tensor]:
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """The array as a tensor: a view where torch allows one, else a copy."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    """The array as a tensor: a view, of read-only and mapped memory too; do not write to it.
+
+    Only negative strides, which torch has none of, are copied.
+    """
+    if any(stride < 0 for stride in array.strides):
+        array = np.ascontiguousarray(array)
+    with warnings.catch_warnings():
+        # torch warns that writing to read-only memory is undefined.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _float_tensor(what: str, name: str, value: Tensor | np.ndarray) -> Tensor:

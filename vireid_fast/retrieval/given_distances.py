@@ -20,14 +20,17 @@ from vireid_fast.ops import (
     smallest_k,
 )
 from vireid_fast.retrieval.half_jaccard import half_jaccard_distance, half_weights
-from vireid_fast.retrieval.rerank import (
-    _SPARE,
-    _check_farthest,
-    _FeatureDistances,
-    _fitting_rows,
-    _item,
-    _parameters,
-    _rank_normalised,
+from vireid_fast.retrieval.reciprocal_encoding import (
+    SPARE,
+    item_name,
+    rank_lists,
+    require_farthest,
+    require_parameters,
+)
+from vireid_fast.retrieval.squared_distances import (
+    FeatureDistances,
+    features_in_range,
+    fitting_rows,
 )
 
 _WHAT = "re_ranking"
@@ -35,7 +38,7 @@ _WHAT = "re_ranking"
 
 def rerank_half(query: Tensor, gallery: Tensor, k1: int, k2: int, lambda_value: float) -> Tensor:
     """`rerank` with the float16 roundings of `half_jaccard_distance`. Returns (Q, G)."""
-    parameters = _parameters(_WHAT, k1, k2, lambda_value)
+    parameters = require_parameters(_WHAT, k1, k2, lambda_value)
     return _chain(_Features(query, gallery), *parameters, half=True)
 
 
@@ -50,7 +53,7 @@ def rerank_with_local(
     half: bool,
 ) -> Tensor:
     """Re-ranking by the squared distance of the features, if any, plus `local`. Returns (Q, G)."""
-    parameters = _parameters(_WHAT, k1, k2, lambda_value)
+    parameters = require_parameters(_WHAT, k1, k2, lambda_value)
     joined = None if features is None else torch.cat(features)
     return _chain(_WithLocal(joined, local, num_query), *parameters, half=half)
 
@@ -74,15 +77,26 @@ class _Features:
     """Squared Euclidean distances of features."""
 
     def __init__(self, query: Tensor, gallery: Tensor):
-        self._distances = _FeatureDistances(query, gallery, None)
-        self.num_query, self.num_items = self._distances.num_query, self._distances.num_items
-        self.block = self._distances.block
-        self.pairs, self.to_gallery = self._distances.pairs, self._distances.to_gallery
+        (query, gallery), _ = features_in_range(
+            _WHAT, query_features=query, gallery_features=gallery
+        )
+        self.num_query, self.num_items = len(query), len(query) + len(gallery)
+        self.block = fitting_rows(self.num_items)
+        self._distances = FeatureDistances(query, gallery, self.block)
 
     def lists(self, length: int) -> tuple[Tensor, Tensor]:
-        candidates = self._distances.nearest(min(length + _SPARE, self.num_items))
-        ranked = _rank_normalised(self._distances, candidates, length)
-        return ranked, candidates.farthest
+        candidates = self._distances.nearest(min(length + SPARE, self.num_items))
+        return rank_lists(self._distances, candidates, length), candidates.farthest
+
+    def pairs(self, row: Tensor, column: Tensor) -> Tensor:
+        features = torch.cat([self._distances.query, self._distances.gallery])
+        return pair_distance(features, row, column)
+
+    def to_gallery(self, begin: int, end: int) -> Tensor:
+        shape = end - begin, self.num_items - self.num_query
+        out = self._distances.query.new_empty(shape)
+        self._distances.to_gallery(begin, end, out)
+        return out
 
 
 class _WithLocal:
@@ -95,7 +109,7 @@ class _WithLocal:
     def __init__(self, features: Tensor | None, local: Tensor, num_query: int):
         self.features, self.local, self.num_query = features, local, num_query
         self.num_items = local.shape[0]
-        self.block = _fitting_rows(self.num_items)
+        self.block = fitting_rows(self.num_items)
 
     def lists(self, length: int) -> tuple[Tensor, Tensor]:
         indices, farthest = [], []
@@ -133,7 +147,7 @@ class _WithLocal:
             _checks.require(
                 False, _WHAT, "distances", "have a positive maximum in each column",
                 f"{largest[bad].item()} in the column of "
-                f"{_item(begin + bad, self.num_query)}",
+                f"{item_name(begin + bad, self.num_query)}",
                 "Pass distances, not similarities.",
             )  # fmt: skip
 
@@ -142,7 +156,7 @@ def _chain(distances: _Distances, k1: int, k2: int, lambda_value: float, *, half
     """Neighbour lists, reciprocal sets, weights, query expansion, Jaccard, blend."""
     length = min(max(k1 + 1, k2), distances.num_items)
     indices, farthest = distances.lists(length)
-    _check_farthest(_WHAT, farthest, distances.num_query)
+    require_farthest(_WHAT, farthest, distances.num_query)
     crow, col = k_reciprocal_sets(indices, k1)
     row = torch.repeat_interleave(crow.diff())
     normalised = distances.pairs(row, col) / farthest[row]

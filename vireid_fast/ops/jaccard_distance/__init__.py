@@ -1,5 +1,10 @@
-"""Sparse k-reciprocal rows to Jaccard distances."""
+"""Sparse k-reciprocal rows to Jaccard and to re-ranked distances."""
 
-from vireid_fast.ops.jaccard_distance.api import jaccard_distance
+from vireid_fast.ops.jaccard_distance.api import (
+    InvertedRows,
+    blend_jaccard,
+    invert_rows,
+    jaccard_distance,
+)
 
-__all__ = ["jaccard_distance"]
+__all__ = ["InvertedRows", "blend_jaccard", "invert_rows", "jaccard_distance"]

@@ -1,5 +1,17 @@
-"""Neighbour lists to expanded k-reciprocal sets, their weights, and query expansion."""
+"""Neighbour lists to expanded reciprocal sets to sparse weights."""
 
-from vireid_fast.ops.k_reciprocal.api import expand_query, k_reciprocal_sets, reciprocal_weights
+from vireid_fast.ops.k_reciprocal.api import (
+    entry_distance,
+    expand_query,
+    k_reciprocal_sets,
+    rank_normalised,
+    reciprocal_weights,
+)
 
-__all__ = ["expand_query", "k_reciprocal_sets", "reciprocal_weights"]
+__all__ = [
+    "entry_distance",
+    "expand_query",
+    "k_reciprocal_sets",
+    "rank_normalised",
+    "reciprocal_weights",
+]

@@ -7,8 +7,10 @@ from vireid_fast import _checks
 from vireid_fast.ops._registration import BACKENDS, Backend
 from vireid_fast.ops.k_reciprocal import reference
 from vireid_fast.ops.k_reciprocal.op import (
+    entry_distance_op,
     expand_query_op,
     k_reciprocal_sets_op,
+    rank_normalised_op,
     reciprocal_weights_op,
 )
 from vireid_fast.ops.sparse_rows import (
@@ -17,6 +19,109 @@ from vireid_fast.ops.sparse_rows import (
     require_offsets,
     require_sparse_rows,
 )
+
+
+def rank_normalised(
+    distances: Tensor,
+    indices: Tensor,
+    farthest: Tensor,
+    k: int,
+    *,
+    backend: Backend = "fused",
+) -> tuple[Tensor, Tensor]:
+    """The first k of each list in the order (distance / farthest of the row, index).
+
+    The published code ranks normalised distances. The division keeps the order, but can round two
+    distances to one value, which the index then orders. Where the k-th value is also the last one
+    of the list, such a tie may go on beyond it: the row is open.
+
+    Args:
+        distances: Of the listed items, ascending in each row. Shape (R, K), float32 or float64.
+        indices: The items, distinct in each row. Shape (R, K), int64.
+        farthest: Largest distance of each row over all items; of 0 all items tie. Shape (R,), dtype
+            of `distances`.
+        k: Items to keep, from 1 to K.
+        backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
+
+    Returns:
+        The items (R, k), int64, and which rows are open (R,), bool. The rows of a list that holds
+        all items are complete, open or not.
+
+    Not differentiable. Deterministic. Memory: O(R k).
+
+    Raises:
+        ValueError: A shape, range or device does not fit. TypeError: A dtype does not fit.
+        RuntimeError: An input requires a gradient.
+    """
+    what = "rank_normalised"
+    _checks.require_choice(what, "backend", backend, BACKENDS)
+    _require_candidates(what, distances, indices)
+    _checks.require_dtype(what, "farthest", farthest, (distances.dtype,))
+    _checks.require_shape(what, "farthest", farthest, (distances.shape[0],))
+    _checks.require_same_device(what, distances=distances, indices=indices, farthest=farthest)
+    _checks.require_no_grad(what, distances=distances, farthest=farthest)
+    k = _checks.positive_int(what, "k", k)
+    width = distances.shape[1]
+    _checks.require(k <= width, what, "k", f"be at most the length of the lists, {width}", k)
+    rank = reference.rank_normalised if backend == "reference" else rank_normalised_op
+    return rank(distances, indices, farthest, k)
+
+
+def entry_distance(
+    query: Tensor,
+    gallery: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    distances: Tensor,
+    indices: Tensor,
+    *,
+    backend: Backend = "fused",
+) -> Tensor:
+    """Squared Euclidean distance of each entry of sparse rows: d[e] = |x[row of e] - x[col[e]]|^2.
+
+    x are the N = Q + G rows of query and gallery. Most entries stand in the neighbour list of their
+    row; only the others are computed.
+
+    Args:
+        query: Features. Shape (Q, D), float32 or float64.
+        gallery: Features. Shape (G, D), dtype and device of `query`.
+        crow: Row offsets. Shape (N + 1,), int64.
+        col: Column ids in [0, N). Shape (nnz,), int64.
+        distances: What `pair_distance` gives for the listed items. Shape (N, K), dtype of `query`.
+        indices: The listed items, in [0, N). Shape (N, K), int64.
+        backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
+
+    Returns:
+        Distances, bitwise those of `pair_distance` (CPU kernels). Shape (nnz,), dtype of `query`.
+
+    Not differentiable. Deterministic. Memory: O(N + nnz).
+
+    Raises:
+        ValueError: A shape, range or device does not fit. TypeError: A dtype does not fit.
+        RuntimeError: An input requires a gradient.
+    """
+    what = "entry_distance"
+    _checks.require_choice(what, "backend", backend, BACKENDS)
+    _checks.require_dtype(what, "query", query, (torch.float32, torch.float64))
+    _checks.require_shape(what, "query", query, ("Q", "D"))
+    _checks.require_dtype(what, "gallery", gallery, (query.dtype,))
+    _checks.require_shape(what, "gallery", gallery, ("G", query.shape[1]))
+    num_items = query.shape[0] + gallery.shape[0]
+    _checks.require_dtype(what, "distances", distances, (query.dtype,))
+    _require_candidates(what, distances, indices)
+    _checks.require_shape(what, "indices", indices, (num_items, "K"))
+    require_indices(what, "indices", indices, num_items)
+    _checks.require_shape(what, "col", col, ("nnz",))
+    require_offsets(what, crow, col.shape[0])
+    _checks.require_shape(what, "crow", crow, (num_items + 1,))
+    require_indices(what, "col", col, num_items)
+    _checks.require_same_device(
+        what, query=query, gallery=gallery, crow=crow, col=col, distances=distances,
+        indices=indices,
+    )  # fmt: skip
+    _checks.require_no_grad(what, query=query, gallery=gallery, distances=distances)
+    measure = reference.entry_distance if backend == "reference" else entry_distance_op
+    return measure(query, gallery, crow, col, distances, indices)
 
 
 def k_reciprocal_sets(
@@ -121,6 +226,13 @@ def expand_query(
     k2 = min(k2, indices.shape[1])
     expand = reference.expand_query if backend == "reference" else expand_query_op
     return SparseRows(*expand(crow, col, weight, indices, k2))
+
+
+def _require_candidates(what: str, distances: Tensor, indices: Tensor) -> None:
+    _checks.require_dtype(what, "distances", distances, (torch.float32, torch.float64))
+    _checks.require_shape(what, "distances", distances, ("R", "K"))
+    _checks.require_dtype(what, "indices", indices, (torch.int64,))
+    _checks.require_shape(what, "indices", indices, tuple(distances.shape))
 
 
 def _require_lists(what: str, indices: Tensor) -> None:

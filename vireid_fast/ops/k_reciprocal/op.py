@@ -1,4 +1,4 @@
-"""Contract of the raw ops `k_reciprocal_sets`, `reciprocal_weights` and `expand_query`."""
+"""Contract of the raw ops from neighbour lists to sparse weights."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,19 @@ from vireid_fast.ops.k_reciprocal import reference
 def _fake_sets(indices: Tensor, k1: int) -> tuple[Tensor, Tensor]:
     num_entries = torch.library.get_ctx().new_dynamic_size()
     return indices.new_empty((indices.shape[0] + 1,)), indices.new_empty((num_entries,))
+
+
+def _fake_rank(
+    distances: Tensor, indices: Tensor, farthest: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    num_rows = indices.shape[0]
+    return indices.new_empty((num_rows, k)), indices.new_empty((num_rows,), dtype=torch.bool)
+
+
+def _fake_entry(
+    query: Tensor, gallery: Tensor, crow: Tensor, col: Tensor, distances: Tensor, indices: Tensor
+) -> Tensor:
+    return query.new_empty(col.shape)
 
 
 def _fake_weights(crow: Tensor, distances: Tensor) -> Tensor:
@@ -27,6 +40,17 @@ def _fake_expand(
     )
 
 
+rank_normalised_op = register_op(
+    "rank_normalised(Tensor distances, Tensor indices, Tensor farthest, int k) -> (Tensor, Tensor)",
+    fake=_fake_rank,
+    reference=reference.rank_normalised,
+)
+entry_distance_op = register_op(
+    "entry_distance(Tensor query, Tensor gallery, Tensor crow, Tensor col, Tensor distances,"
+    " Tensor indices) -> Tensor",
+    fake=_fake_entry,
+    reference=reference.entry_distance,
+)
 k_reciprocal_sets_op = register_op(
     "k_reciprocal_sets(Tensor indices, int k1) -> (Tensor, Tensor)",
     fake=_fake_sets,

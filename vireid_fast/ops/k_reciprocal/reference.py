@@ -3,6 +3,35 @@
 import torch
 from torch import Tensor
 
+# Elements of the differences that one step may hold: 4 MB in float32.
+_STEP_ELEMENTS = 1 << 20
+
+
+def rank_normalised(
+    distances: Tensor, indices: Tensor, farthest: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """First k of each row by (distance / farthest, index); whether the k-th equals the last."""
+    scale = torch.where(farthest > 0, farthest, 1)[:, None]
+    by_index = indices.sort(1)
+    normalised = (distances / scale).gather(1, by_index.indices)
+    order = normalised.sort(dim=1, stable=True)
+    ranked = by_index.values.gather(1, order.indices)[:, :k].contiguous()
+    return ranked, order.values[:, k - 1] == order.values[:, -1]
+
+
+def entry_distance(
+    query: Tensor, gallery: Tensor, crow: Tensor, col: Tensor, distances: Tensor, indices: Tensor
+) -> Tensor:
+    """Squared Euclidean distance of each entry, computed anew whether the lists have it or not."""
+    x = torch.cat([query, gallery])
+    row = torch.repeat_interleave(crow.diff())
+    step = max(1, _STEP_ELEMENTS // max(1, x.shape[1]))
+    parts = [
+        (x[r] - x[c]).square().sum(-1)
+        for r, c in zip(row.split(step), col.split(step), strict=True)
+    ]
+    return torch.cat(parts)
+
 
 def k_reciprocal_sets(indices: Tensor, k1: int) -> tuple[Tensor, Tensor]:
     """Expanded k-reciprocal sets as CSR structure (row offsets, ascending columns)."""
