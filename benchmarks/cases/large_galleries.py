@@ -15,6 +15,7 @@ from torch import Tensor
 from cases.case import Case, Workload
 from vireid_fast import rerank
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
+from vireid_fast.retrieval.reranked_rows import RerankedRows
 from vireid_fast.retrieval.streaming import streamed_rank_statistics
 
 _PARAMETERS = (20, 6, 0.3)
@@ -24,8 +25,6 @@ _GATE_ITEMS = 20_000
 
 
 def _reranked_metrics(query: Tensor, gallery: Tensor, labels: Labels) -> Metrics:
-    from vireid_fast.retrieval.reranked_rows import RerankedRows
-
 
     rows = RerankedRows(query, gallery, *_PARAMETERS)
     found = streamed_rank_statistics(rows, *labels, drop="same_group_and_id")

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cases.case import Case, Workload
 from vireid_fast import knn, rerank
+from vireid_fast.retrieval import rerank_galleries, rerank_top_k
 
 Features = Callable[[int, int], Tensor]
 _DENSE = "dense numpy, as published"
@@ -67,8 +68,6 @@ def _matrix(
 
 def _trials(device: torch.device) -> Workload:
     """The ten trials of SYSU-MM01, whose queries are the same."""
-    from vireid_fast.retrieval.batched import rerank_galleries
-
     num_query, num_gallery = SYSU
     pool = clustered(num_query + _TRIALS * num_gallery, 2048, identities=_SYSU_IDENTITIES)
     query, *galleries = pool.to(device).split([num_query, *[num_gallery] * _TRIALS])
@@ -94,8 +93,6 @@ def _trials(device: torch.device) -> Workload:
 
 def _lists(items: int, width: int, top: int, device: torch.device) -> Workload:
     """Lists instead of a matrix; a tenth of the items are queries."""
-    from vireid_fast.retrieval.rerank import rerank_top_k
-
     features = clustered(items, width).to(device)
     query, gallery = features[: items // 10], features[items // 10 :]
     providers = (
