@@ -1,6 +1,6 @@
 """Re-ranking of several galleries or query sets in one call, which shares what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,10 +59,10 @@ def rerank_galleries(
         ValueError: No gallery is given, or as `rerank`. TypeError: As `rerank`.
         RuntimeError: As `rerank`.
     """
-    return _rerank_each(
+    return list(_rerank_each(
         "rerank_galleries", "query_features", query_features, "galleries", galleries,
         (k1, k2, lambda_value), workspace,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def rerank_query_sets(
@@ -96,6 +96,41 @@ def rerank_query_sets(
         ValueError: No set is given, or as `rerank`. TypeError: As `rerank`.
         RuntimeError: As `rerank`.
     """
+    return list(_rerank_each(
+        "rerank_query_sets", "gallery_features", gallery_features, "query_sets", query_sets,
+        (k1, k2, lambda_value), workspace,
+    ))  # fmt: skip
+
+
+def iterate_galleries(
+    query_features: Array,
+    galleries: Sequence[Array],
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    *,
+    workspace: int | None = None,
+) -> Iterator[Array]:
+    """The results of `rerank_galleries` one by one, so that a single Q x G matrix exists at a time.
+
+    Arguments and errors, which come with the first result, are those of `rerank_galleries`.
+    """
+    return _rerank_each(
+        "rerank_galleries", "query_features", query_features, "galleries", galleries,
+        (k1, k2, lambda_value), workspace,
+    )  # fmt: skip
+
+
+def iterate_query_sets(
+    query_sets: Sequence[Array],
+    gallery_features: Array,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    *,
+    workspace: int | None = None,
+) -> Iterator[Array]:
+    """The results of `rerank_query_sets` one by one; see `iterate_galleries`."""
     return _rerank_each(
         "rerank_query_sets", "gallery_features", gallery_features, "query_sets", query_sets,
         (k1, k2, lambda_value), workspace,
@@ -110,7 +145,7 @@ def _rerank_each(
     parts: Sequence[Array],
     parameters: tuple[int, int, float],
     workspace: int | None,
-) -> list[Array]:
+) -> Iterator[Array]:
     checked = require_parameters(what, *parameters)
     _checks.require(
         not isinstance(parts, (Tensor, np.ndarray)), what, parts_name,
@@ -120,12 +155,9 @@ def _rerank_each(
     side = _SharedSide(
         what, shared_name, shared, checked, max(len(part) for part in parts), workspace
     )
-    results = []
     for index, part in enumerate(parts):
         result = side.rerank_with(f"{parts_name}[{index}]", part)
-        query = shared if shared_name == "query_features" else part
-        results.append(as_given(result, query))
-    return results
+        yield as_given(result, shared if shared_name == "query_features" else part)
 
 
 class _Known(NamedTuple):

@@ -6,14 +6,21 @@ from dataclasses import replace
 from torch.nn import functional
 
 from vireid_fast.ops import GalleryIndex, RankStatistics, rank_statistics
-from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows
+from vireid_fast.retrieval.batched import iterate_galleries, iterate_query_sets
+from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import Metric, Protocol
-from vireid_fast.retrieval.rerank import rerank
+from vireid_fast.retrieval.reranked_rows import RerankedRows
 from vireid_fast.retrieval.results import RerankParameters
 from vireid_fast.retrieval.searches import Trial
-from vireid_fast.retrieval.streaming import block_statistics, blocks_of, joined
+from vireid_fast.retrieval.streaming import (
+    WORKSPACE,
+    block_statistics,
+    blocks_of,
+    joined,
+    streamed_rank_statistics,
+)
 
 # Queries whose distances are counted between two reports of progress.
 _QUERY_BLOCK = 256
@@ -68,9 +75,7 @@ def score(
     """
     query, gallery = _as_float64(query), _as_float64(gallery)
     if parameters is not None:
-        return [
-            _reranked(rules, query, gallery, trial, metric, parameters, report) for trial in trials
-        ]
+        return _reranked(rules, query, gallery, trials, metric, parameters, report)
     rows = FeatureRows(query.features, gallery.features, metric)
     if all(trial.gallery is None for trial in trials):
         statistics = [_of_whole_gallery(rules, rows, query, gallery, report)] * len(trials)
@@ -129,25 +134,40 @@ def _of_galleries(
 
 
 def _reranked(
-    rules: Protocol, query: FeatureSet, gallery: FeatureSet, trial: Trial, metric: Metric,
-    parameters: RerankParameters, report: Reporter,
-) -> Metrics:  # fmt: skip
-    """Metrics of one re-ranked trial."""
-    query = query if trial.query is None else query.subset(trial.query)
-    gallery = gallery if trial.gallery is None else gallery.subset(trial.gallery)
-    points = [query.features, gallery.features]
+    rules: Protocol, query: FeatureSet, gallery: FeatureSet, trials: Sequence[Trial],
+    metric: Metric, parameters: RerankParameters, report: Reporter,
+) -> list[Metrics]:  # fmt: skip
+    """Metrics of re-ranked trials, which share the neighbours on the side that they share."""
     if metric == "cosine":
-        points = [functional.normalize(values) for values in points]
-    statistics = rank_statistics(
-        rerank(*points, *parameters),
-        query.person_ids,
-        gallery.person_ids,
-        rules.groups(query.camera_ids),
-        rules.groups(gallery.camera_ids),
-        drop=rules.drop,
-    )
-    report.step()
-    return metrics_from_ranks(statistics, len(gallery), rules.cmc)
+        query, gallery = _normalised(query), _normalised(gallery)
+    queries = [query if t.query is None else query.subset(t.query) for t in trials]
+    galleries = [gallery if t.gallery is None else gallery.subset(t.gallery) for t in trials]
+    if len(trials) == 1:
+        all_rows = [RerankedRows(queries[0].features, galleries[0].features, *parameters)]
+    elif all(trial.query is None for trial in trials):
+        parts = iterate_galleries(query.features, [g.features for g in galleries], *parameters)
+        all_rows = map(MatrixRows, parts)
+    else:
+        parts = iterate_query_sets([q.features for q in queries], gallery.features, *parameters)
+        all_rows = map(MatrixRows, parts)
+    found = []
+    for rows, asking, ranked in zip(all_rows, queries, galleries, strict=True):
+        statistics = streamed_rank_statistics(
+            rows,
+            asking.person_ids,
+            ranked.person_ids,
+            rules.groups(asking.camera_ids),
+            rules.groups(ranked.camera_ids),
+            drop=rules.drop,
+            workspace=max(WORKSPACE, len(ranked) * rows.dtype.itemsize),
+        )
+        found.append(metrics_from_ranks(statistics, len(ranked), rules.cmc))
+        report.step()
+    return found
+
+
+def _normalised(features: FeatureSet) -> FeatureSet:
+    return replace(features, features=functional.normalize(features.features))
 
 
 def _as_float64(features: FeatureSet) -> FeatureSet:
