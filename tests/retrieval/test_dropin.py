@@ -225,6 +225,18 @@ def test_duplicates_and_zero_rows(precision):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("exponent", [-135, -70, 100])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_huge_and_subnormal_features(precision, exponent):
+    # Whole numbers, which a power of two scales without rounding even below the normal range.
+    query, gallery = (np.round(4 * part) for part in make_features(7, 25, 5))
+    expected = re_ranking(query, gallery, 6, 3, 0.3, precision=precision)
+    query, gallery = (np.ldexp(part, exponent) for part in (query, gallery))
+    assert query.dtype == np.float32
+    found = re_ranking(query, gallery, 6, 3, 0.3, precision=precision)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_coinciding_items_give_nan_and_a_warning(precision):
     same = np.ones((3, 4), np.float32)

@@ -183,6 +183,20 @@ def test_kinds_dtypes_and_strides(tmp_path, monkeypatch):
     same(distances, [ids.tolist() for ids in labels])
 
 
+def test_float64_is_ranked_in_float64():
+    # All one value in float32, of every layout.
+    distances = 1 + 1e-12 * np.random.default_rng(0).random((8, 40))
+    _, *labels = make_case(8, 40, 5, 3)
+    check("market", (distances, *labels), max_rank=20)
+    expected = eval_func(distances, *labels)[1]
+    for matrix in (
+        np.asfortranarray(distances),
+        torch.from_numpy(distances),
+        torch.from_numpy(distances.T.copy()).T,
+    ):
+        assert eval_func(matrix, *labels)[1] == expected
+
+
 @pytest.mark.gpu
 def test_runs_on_the_gpu():
     distances, *labels = make_case(13, 60, 8, 3)

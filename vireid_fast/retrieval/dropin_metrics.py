@@ -28,7 +28,7 @@ Drop = Literal["none", "same_group", "same_group_and_id"]
 
 # Elements of the block of rows that is copied where a copy is needed: 64 MB in float32.
 _BLOCK_ELEMENTS = 1 << 24
-_PLAIN = (np.float32, np.float64)  # read in place
+_PLAIN = (np.float32, np.float64)
 
 
 def eval_func(
@@ -58,7 +58,7 @@ def eval_func(
         cmc: float32, numpy: share of the valid queries whose first correct item is at rank r + 1
             or nearer. mAP: mean average precision of the valid queries.
 
-    Deterministic. Memory: O(Q + G), and a block of rows where `distmat` is read-only or not
+    Deterministic. Memory: O(Q + G), and a block of rows where `distmat` is not contiguous or not
     float32 or float64.
 
     Raises:
@@ -242,11 +242,11 @@ class _Ranking:
         """First row and rows of each block: all at once, but where they must be copied."""
         matrix = self.distmat
         if isinstance(matrix, np.ndarray):
-            if matrix.flags.writeable and matrix.flags.c_contiguous and matrix.dtype in _PLAIN:
-                yield 0, torch.from_numpy(matrix)
-                return
-        elif matrix.dtype in (torch.float32, torch.float64):
-            yield 0, matrix
+            is_plain = matrix.flags.c_contiguous and matrix.dtype in _PLAIN
+        else:
+            is_plain = matrix.is_contiguous() and matrix.dtype in (torch.float32, torch.float64)
+        if is_plain:
+            yield 0, _as_distances(matrix)
             return
         size = max(1, _BLOCK_ELEMENTS // self.num_gallery)
         for begin in range(0, self.num_query, size):
@@ -276,7 +276,9 @@ def _as_distances(block: Array) -> Tensor:
     if isinstance(block, np.ndarray):
         kind = np.float32 if block.dtype == np.float16 else np.float64
         return from_numpy(block if block.dtype in _PLAIN else block.astype(kind))
-    return block.float() if block.is_floating_point() else block.double()
+    if block.dtype in (torch.float16, torch.bfloat16):
+        return block.float()
+    return block if block.dtype == torch.float32 else block.double()
 
 
 def _num_equal(ids: Tensor, others: Tensor) -> Tensor:
