@@ -211,6 +211,7 @@ def evaluate(
     from vireid_fast.engine.evaluation_files import evaluate_files, override_settings, parse_rerank
 
     parameters = None if rerank is None else parse_rerank(rerank)
+    together = "," in (mode or "") or len(shots or ()) > 1
     require(bool(run) or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
             "no --run")  # fmt: skip
     if run:
@@ -234,7 +235,7 @@ def evaluate(
         query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
         shots=shots, permutations=permutations, metric=metric, rerank=parameters,
     )  # fmt: skip
-    _show(results, json_file, together="," in (mode or "") or len(shots or ()) > 1)
+    _show(results, json_file, together=together)
 
 
 @app.command()

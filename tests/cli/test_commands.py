@@ -122,6 +122,10 @@ def test_eval_of_a_run(vireid, run, tmp_path):
     vireid.ok("eval", "--run", run, "--mode", "indoor", "--shots", 2, "--json", tmp_path / "b.json")
     values = json.loads((tmp_path / "b.json").read_text())
     assert (values["mode"], values["shots"]) == ("indoor", 2)
+    lists = ("--mode", "all,indoor", "--shots", "1,2")
+    vireid.ok("eval", "--run", run, *lists, "--json", tmp_path / "c.json")
+    values = json.loads((tmp_path / "c.json").read_text())
+    assert values["indoor, 2-shot"]["shots"] == 2 and values["all, 2-shot"]["mode"] == "all"
 
 
 def test_eval_of_a_run_under_the_official_protocol(vireid, run, pristine_run, tmp_path):
