@@ -81,6 +81,8 @@ def _once_per_machine() -> Iterator[None]:
 
 
 def _show(results: dict[str, Any], path: Path | None, *, together: bool = False) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
     from vireid_fast._files import atomic_write
     from vireid_fast.engine.evaluation_files import results_json
     from vireid_fast.engine.tables import results_table, settings_table

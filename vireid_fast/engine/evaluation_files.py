@@ -18,6 +18,7 @@ from vireid_fast.data.feature_files import (
     read_metadata,
 )
 from vireid_fast.data.permutations import read_permutations
+from vireid_fast.engine.distributed import World
 from vireid_fast.engine.progress import Advance, progress_bar
 from vireid_fast.ops import smallest_k
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_pair, evaluate_settings
@@ -174,11 +175,14 @@ def _evaluate_pair(
     query: Path, gallery: Path, protocol: str, metric: str | None,
     rerank: tuple[int, int, float] | None, progress: Advance,
 ) -> EvaluationResult:  # fmt: skip
-    processing, split = read_processing(query, gallery)
-    return evaluate_pair(
-        read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
-        rerank=rerank, processing=processing, split=split, progress=progress,
-    )  # fmt: skip
+    """Of two files; processes that torchrun started share the gallery."""
+    with World.from_environment() as world:
+        processing, split = read_processing(query, gallery)
+        return evaluate_pair(
+            read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
+            rerank=rerank, processing=processing, split=split, progress=progress,
+            shared=world.size > 1,
+        )  # fmt: skip
 
 
 def _modes(protocol: str, mode: str | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from vireid_fast.ops._registration import BACKENDS
 from vireid_fast.ops.centred_distance import centred_distance, centred_error
+from vireid_fast.ops.count_nearer import count_nearer
 from vireid_fast.ops.cross_modal_attention import (
     AttentionBackend,
     AttentionIndex,
@@ -57,6 +58,7 @@ __all__ = [
     "blend_jaccard",
     "centred_distance",
     "centred_error",
+    "count_nearer",
     "cross_modal_attention",
     "entry_distance",
     "expand_query",

@@ -24,6 +24,7 @@ from vireid_fast.retrieval.protocols import default_modes, get_protocol, require
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
 from vireid_fast.retrieval.scoring import Progress, Reporter, score, steps
 from vireid_fast.retrieval.searches import Setting, Trial, plan_searches
+from vireid_fast.retrieval.sharded_scoring import score_sharded
 from vireid_fast.retrieval.streaming import WORKSPACE, require_rows, streamed_rank_statistics
 
 
@@ -195,6 +196,7 @@ def evaluate_pair(
     processing: Mapping[str, str] | None = None,
     split: int | None = None,
     progress: Progress | None = None,
+    shared: bool = False,
 ) -> EvaluationResult:
     """Rank a given gallery for given queries: one trial, with the protocol's drop and CMC rules.
 
@@ -208,6 +210,8 @@ def evaluate_pair(
         processing: As for `evaluate`.
         split: As for `evaluate`.
         progress: Called as progress(done, total) while the evaluation goes on.
+        shared: Whether all processes of the default `torch.distributed` group call this with the
+            same arguments, and share the gallery's rows among them.
 
     Returns:
         A result of one trial whose mode and shots are None.
@@ -226,7 +230,10 @@ def evaluate_pair(
     _require_pair(rules, query, gallery)
     trials = [Trial(Setting("", 1))]
     report = Reporter(progress, steps(len(query), trials, parameters is None))
-    found = score(rules, query, gallery, trials, metric, parameters, report)
+    if shared:
+        found = [score_sharded(rules, query, gallery, metric, parameters)]
+    else:
+        found = score(rules, query, gallery, trials, metric, parameters, report)
     return EvaluationResult(
         protocol, None, None, metric, parameters, tuple(found), dict(processing or {}), splits
     )
