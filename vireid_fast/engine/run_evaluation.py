@@ -1,6 +1,6 @@
 """Evaluation of a run's own model: on validation identities while it trains, on test ones after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from vireid_fast.engine.evaluation_files import EACH
 from vireid_fast.engine.extraction import Extraction, extract_features
 from vireid_fast.engine.methods import Method
 from vireid_fast.engine.progress import say
-from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate
+from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_modes
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.protocols import PROTOCOLS
 
@@ -76,7 +76,8 @@ def validation(
     def validate() -> dict[str, float]:
         features = extract(config, table, method, "val").features
         features = replace(features, roles=(features.modality == INFRARED).long())
-        result = _evaluate(config, table, method, features, modes(config)[0], rerank=False)
+        mode = modes(config)[0]
+        result = _evaluate(config, table, method, features, (mode,), rerank=False)[mode]
         return {name: result.mean[name] for name in CHOSEN_BY}
 
     return validate
@@ -118,15 +119,16 @@ def evaluate_features(
         "plain" and "reranked" for one mode; for several the names of the modes, and
         "<mode>, reranked".
     """
-    results = {}
     names = modes(config)
+    kinds = (False, True) if rerank else (False,)
+    found = {again: _evaluate(config, table, method, extraction.features, names, rerank=again)
+             for again in kinds}  # fmt: skip
+    results = {}
     for mode in names:
-        for again in (False, True) if rerank else (False,):
+        for again in kinds:
             name = ("reranked" if again else "plain") if len(names) == 1 else (
                 f"{mode}, reranked" if again else mode)  # fmt: skip
-            results[name] = _evaluate(
-                config, table, method, extraction.features, mode, rerank=again
-            )
+            results[name] = found[again][mode]
     return results
 
 
@@ -135,16 +137,17 @@ def _evaluate(
     table: Table,
     method: Method | type[Method],
     features: FeatureSet,
-    mode: str,
+    names: Sequence[str],
     *,
     rerank: bool,
-) -> EvaluationResult:
+) -> dict[str, EvaluationResult]:
+    """Results of the modes `names`, which share the distances that they share."""
     own = config.evaluation
     permutations = None
     if PROTOCOLS[own.protocol].needs_permutations:
         permutations = read_permutations(table.root / "exp" / "rand_perm_cam.mat")
-    return evaluate(
-        features, own.protocol, mode, own.shots,
+    return evaluate_modes(
+        features, own.protocol, names, own.shots,
         permutations=permutations, rerank=own.rerank_parameters if rerank else None,
         processing=processing(config, method), split=numbered_split(config),
     )  # fmt: skip
