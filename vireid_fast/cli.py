@@ -187,7 +187,8 @@ def evaluate(
     shots: Annotated[
         tuple | None,
         typer.Option(
-            parser=_integers, metavar="N[,N]",
+            parser=_integers,
+            metavar="N[,N]",
             help="Images per identity and camera, where drawn; several with commas. Default 1.",
         ),
     ] = None,

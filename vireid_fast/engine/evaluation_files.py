@@ -20,11 +20,10 @@ from vireid_fast.data.feature_files import (
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.engine.distributed import World
 from vireid_fast.engine.progress import Advance, progress_bar
-from vireid_fast.ops import smallest_k
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_pair, evaluate_settings
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
 from vireid_fast.retrieval.protocols import default_modes, protocol_modes
-from vireid_fast.retrieval.rerank import rerank
+from vireid_fast.retrieval.rerank import rerank, rerank_top_k
 
 EACH = "each"
 """As a mode: every mode of the protocol."""
@@ -224,10 +223,10 @@ def rerank_files(
     features = [f.to(dtype) for f in features]
     if metric == "cosine":
         features = [F.normalize(f.float()) for f in features]
-    distances = rerank(*features, k1, k2, lambda_value)
-    arrays = {"distances": distances.numpy()}
-    if top_k is not None:
-        nearest = smallest_k(distances, top_k)
+    if top_k is None:
+        arrays = {"distances": rerank(*features, k1, k2, lambda_value).numpy()}
+    else:
+        nearest = rerank_top_k(*features, top_k, k1, k2, lambda_value)
         arrays = {"distances": nearest.distances.numpy(), "indices": nearest.indices.numpy()}
     with atomic_write(out) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

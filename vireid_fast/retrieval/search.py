@@ -67,9 +67,7 @@ def search(
     first, second = as_float_tensors(what, query=query, gallery=gallery)
     _checks.require_shape(what, "query", first, ("Q", "D"))
     _checks.require_shape(what, "gallery", second, ("G", first.shape[1]))
-    _checks.require(
-        len(second) > 0, what, "gallery", "have at least one row", tuple(second.shape)
-    )
+    _checks.require(len(second) > 0, what, "gallery", "have at least one row", tuple(second.shape))
     k = _checks.positive_int(what, "k", k)
     _checks.require_finite(what, "query", first)
     _checks.require_finite(what, "gallery", second)

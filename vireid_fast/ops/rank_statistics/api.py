@@ -120,9 +120,7 @@ def feature_rank_statistics(
     query_groups: Tensor | None = None,
     gallery_groups: Tensor | None = None,
     *,
-    metric: Literal[
-        "euclidean", "squared_euclidean", "cosine", "dot", "unit_cosine"
-    ] = "euclidean",
+    metric: Literal["euclidean", "squared_euclidean", "cosine", "dot", "unit_cosine"] = "euclidean",
     drop: DropRule = "none",
     first_row: int = 0,
     backend: Backend = "fused",
