@@ -98,9 +98,7 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(
-            f"must be integers separated by commas, got {text!r}. For example 1,10"
-        ) from None
+        raise typer.BadParameter(f"must be integers such as 1,10, got {text!r}") from None
 
 
 @app.command()
@@ -189,7 +187,7 @@ def evaluate(
         typer.Option(
             parser=_integers,
             metavar="N[,N]",
-            help="Images per identity and camera, where drawn; several with commas. Default 1.",
+            help="Images per identity and camera, where drawn; default 1.",
         ),
     ] = None,
     permutations: Annotated[
