@@ -52,6 +52,24 @@ struct MarkedMembers {
   Item row;
 };
 
+// Appends distinct items in ascending order.
+void append_ascending(std::vector<Item>& items, std::vector<Item>& entries) {
+  // Counting the smaller ones beats a sort while that vectorises over few.
+  constexpr size_t kFew = 128;
+  if (items.size() > kFew) {
+    std::sort(items.begin(), items.end());
+    entries.insert(entries.end(), items.begin(), items.end());
+    return;
+  }
+  const size_t before = entries.size();
+  entries.resize(before + items.size());
+  for (const Item item : items) {
+    Item rank = 0;
+    for (const Item other : items) rank += other < item;
+    entries[before + rank] = item;
+  }
+}
+
 struct SetScratch {
   std::vector<Item> marks;
   std::vector<Item> set;
@@ -72,18 +90,23 @@ GrowingRows<Item> expanded_sets(const std::vector<Item>& values, int64_t num_ite
   return GrowingRows<Item>(
       num_items,
       [&] {
-        return SetScratch{std::vector<Item>(num_items, -1),
-                          std::vector<Item>(expanded_set_bound(full, half, num_items))};
+        return SetScratch{std::vector<Item>(num_items, -1), {}};
       },
       [&](SetScratch& scratch, int64_t row, std::vector<Item>& entries) {
-        Item* set = scratch.set.data();
         const Item item = static_cast<Item>(row);
-        const int64_t count = mutual_neighbours(lists, item, full, set);
-        for (int64_t a = 0; a < count; ++a) scratch.marks[set[a]] = 2 * item + 1;
+        scratch.set.resize(expanded_set_bound(full, half, num_items));
+        Item* set = scratch.set.data();
+        const int64_t found = mutual_neighbours(lists, item, full, set);
+        // Lists should hold no item twice; here it would do harm.
+        int64_t count = 0;
+        for (int64_t a = 0; a < found; ++a) {
+          if (scratch.marks[set[a]] == 2 * item + 1) continue;
+          scratch.marks[set[a]] = 2 * item + 1;
+          set[count++] = set[a];
+        }
         MarkedMembers members{scratch.marks, item};
-        const int64_t total = expand_set(half_sets, set, count, members);
-        std::sort(set, set + total);
-        entries.insert(entries.end(), set, std::unique(set, set + total));
+        scratch.set.resize(expand_set(half_sets, set, count, members));
+        append_ascending(scratch.set, entries);
       });
 }
 
@@ -136,6 +159,7 @@ struct MeanScratch {
   std::vector<T> sum;
   std::vector<Item> touched_by;  // last row that has this column
   std::vector<Item> columns;
+  std::vector<Item> ascending;
 };
 
 template <typename T>
@@ -147,7 +171,7 @@ GrowingRows<Entry<T>> mean_rows(const SparseInput& rows, const std::vector<Item>
   const int64_t num_rows = rows.num_rows;
   return GrowingRows<Entry<T>>(
       num_rows,
-      [&] { return MeanScratch<T>{std::vector<T>(num_rows), std::vector<Item>(num_rows, -1), {}}; },
+      [&] { return MeanScratch<T>{std::vector<T>(num_rows), std::vector<Item>(num_rows, -1), {}, {}}; },
       [&](MeanScratch<T>& scratch, int64_t row, std::vector<Entry<T>>& entries) {
         scratch.columns.clear();
         for (int64_t a = 0; a < length; ++a) {
@@ -163,8 +187,9 @@ GrowingRows<Entry<T>> mean_rows(const SparseInput& rows, const std::vector<Item>
             }
           }
         }
-        std::sort(scratch.columns.begin(), scratch.columns.end());
-        for (const Item column : scratch.columns) {
+        scratch.ascending.clear();
+        append_ascending(scratch.columns, scratch.ascending);
+        for (const Item column : scratch.ascending) {
           entries.push_back({column, scratch.sum[column] / static_cast<T>(length)});
         }
       });

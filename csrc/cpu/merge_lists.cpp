@@ -15,7 +15,8 @@ namespace vireid_fast {
 namespace {
 
 constexpr const char* kOp = "merge_lists";
-constexpr int64_t kGrain = 16;  // rows per thread at least
+constexpr int64_t kGrain = 16;      // rows per thread at least
+constexpr int64_t kBlockRows = 16;  // rows of a transposed matrix that are copied at a time
 
 template <typename T>
 struct Listed {
@@ -33,7 +34,7 @@ struct MergeInput {
              const Tensor& farthest_in)
       : x(torch::stable::contiguous(x_in)),
         y(torch::stable::contiguous(y_in)),
-        coarse(torch::stable::contiguous(coarse_in)),
+        coarse(coarse_in.stride(0) == 1 ? coarse_in : torch::stable::contiguous(coarse_in)),
         slack(torch::stable::contiguous(slack_in)),
         distances(torch::stable::contiguous(distances_in)),
         indices(torch::stable::contiguous(indices_in)),
@@ -115,12 +116,13 @@ class RowMerge {
     const int64_t listed = static_cast<int64_t>(list_.size());
     if (listed >= k_) reach = list_[k_ - 1].distance + slack;
     // Beside a long list the new items hardly lower its reach.
-    if (count < kGroup * k_ || (listed >= k_ && count < kFewNew * k_)) return reach;
+    if (count < k_ || (listed >= k_ && count < kFewNew * k_)) return reach;
     // k groups have an item within their k-th smallest minimum; NaN has no order to select by.
+    const int64_t group = count < kGroup * k_ ? 1 : kGroup;
     minima_.clear();
-    for (int64_t j = 0; j + kGroup <= count; j += kGroup) {
+    for (int64_t j = 0; j + group <= count; j += group) {
       T smallest = std::numeric_limits<T>::infinity();
-      for (int64_t i = j; i < j + kGroup; ++i) smallest = coarse[i] < smallest ? coarse[i] : smallest;
+      for (int64_t i = j; i < j + group; ++i) smallest = coarse[i] < smallest ? coarse[i] : smallest;
       minima_.push_back(smallest);
     }
     std::nth_element(minima_.begin(), minima_.begin() + (k_ - 1), minima_.end());
@@ -142,6 +144,14 @@ class RowMerge {
   T farthest_ = 0;
 };
 
+// Rows of a transposed matrix: each step reads a cache line of its columns.
+template <typename T>
+void copy_columns(const T* first, int64_t stride, int64_t rows, int64_t count, T* out) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t r = 0; r < rows; ++r) out[r * count + j] = first[j * stride + r];
+  }
+}
+
 template <typename T>
 void merge(const MergeInput& in, int64_t first_index, int64_t k, T* distances, int64_t* indices,
            T* farthest) {
@@ -155,11 +165,22 @@ void merge(const MergeInput& in, int64_t first_index, int64_t k, T* distances, i
   const T* known = in.distances.const_data_ptr<T>();
   const int64_t* items = in.indices.const_data_ptr<int64_t>();
   const T* far = in.farthest.const_data_ptr<T>();
+  const bool transposed = !in.coarse.is_contiguous();
   torch::stable::parallel_for(0, in.x.size(0), kGrain, [&](int64_t begin, int64_t end) {
     RowMerge<T> row(k, width, first_index);
+    std::vector<T> block(transposed ? kBlockRows * count : 0);
     for (int64_t r = begin; r < end; ++r) {
+      const T* values = coarse + r * count;
+      if (transposed) {
+        const int64_t place = (r - begin) % kBlockRows;
+        if (place == 0) {
+          const int64_t rows = std::min(kBlockRows, end - r);
+          copy_columns(coarse + r, in.coarse.stride(1), rows, count, block.data());
+        }
+        values = block.data() + place * count;
+      }
       row.start(known + r * listed, items + r * listed, listed, far[r]);
-      row.merge(coarse + r * count, count, slack[r], x + r * width, y);
+      row.merge(values, count, slack[r], x + r * width, y);
       row.write(distances + r * k, indices + r * k, farthest + r);
     }
   });

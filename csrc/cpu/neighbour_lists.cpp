@@ -123,8 +123,13 @@ void measure_entries(const ItemRows<T>& features, const SparseInput& rows,
         distance[items[a]] = known[a];
       }
       for (int64_t e = crow[i]; e < crow[i + 1]; ++e) {
+        const int64_t* list = items + col[e] * listed;
         if (listed_by[col[e]] == i) {
           out[e] = distance[col[e]];
+        } else if (const int64_t* found = std::find(list, list + listed, i);
+                   found != list + listed) {
+          // The pair stands in the other's list: its distance has the same bits.
+          out[e] = known[found - items];
         } else {
           distance_tile(Product::kSquaredDifference, features.row(i), 1, features.row(col[e]), 1,
                         features.width, out + e, 1);

@@ -49,7 +49,13 @@ def test_the_shared_side_is_searched_once(monkeypatch):
     monkeypatch.setattr(batched, "knn", counting)
     shared, others = make_parts(40, [13, 5, 30], 8, integer=False)
     rerank_galleries(shared, others, 6, 3)
-    assert sorted(searched) == [5, 13, 30, 40]
+    # The galleries are few enough to be measured against everything.
+    assert searched == [40]
+    monkeypatch.setattr(batched, "_FEW", 5)
+    found = rerank_galleries(shared, others, 6, 3)
+    assert sorted(searched) == [13, 30, 40, 40]
+    for value, other in zip(found, others, strict=True):
+        np.testing.assert_array_equal(value, rerank(shared, other, 6, 3))
 
 
 def test_each_pair_keeps_its_own_dtype_and_scale():

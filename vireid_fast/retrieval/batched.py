@@ -25,6 +25,9 @@ from vireid_fast.retrieval.squared_distances import (
     workspace_rows,
 )
 
+# Items up to which measuring all pairs coarsely is faster than preparing a search.
+_FEW = 512
+
 
 def rerank_galleries(
     query_features: Array,
@@ -229,11 +232,10 @@ def _rerank_pair(
     out = centred_distance(centred, centred_gallery, None)
     slack = _slack(lengths, torch.linalg.vector_norm(centred_gallery, dim=1), query.shape[1])
 
-    other = query if known.centred is None else gallery
-    other_lists = knn(other, other, min(k, other.shape[0]))
-    of_query, of_gallery = known.lists, other_lists
     if known.centred is None:
-        of_query, of_gallery = of_gallery, of_query
+        of_query, of_gallery = _lists_of(query, centred, k), known.lists
+    else:
+        of_query, of_gallery = known.lists, _lists_of(gallery, centred_gallery, k)
     of_gallery = of_gallery._replace(indices=of_gallery.indices + num_query)
     parts = [
         _merged(query, gallery, out, slack[0], of_query, num_query, k, distances.block),
@@ -245,6 +247,23 @@ def _rerank_pair(
         encoding.rows, encoding.gallery, out, encoding.farthest[:num_query], 0,
         parameters.lambda_value,
     )  # fmt: skip
+
+
+def _lists_of(features: Tensor, centred: Tensor, k: int) -> KNN:
+    """The nearest of the features among themselves."""
+    count = features.shape[0]
+    k = min(k, count)
+    if count > _FEW:
+        return knn(features, features, k)
+    length = torch.linalg.vector_norm(centred, dim=1)
+    slack, _ = _slack(length, length, features.shape[1])
+    nothing = KNN(
+        features.new_empty((count, 0)),
+        torch.empty((count, 0), dtype=torch.int64, device=features.device),
+        features.new_zeros(count),
+    )
+    coarse = centred_distance(centred, centred, None)
+    return _merged(features, features, coarse, slack, nothing, 0, k, count)
 
 
 def _merged(
@@ -260,7 +279,7 @@ def _merged(
     """The lists of x with the items y, which are numbered from `first_index` on."""
     parts = [
         merge_lists(
-            x[rows], y, coarse[rows].contiguous(), slack[rows], *(part[rows] for part in lists),
+            x[rows], y, coarse[rows], slack[rows], *(part[rows] for part in lists),
             first_index, k,
         )
         for rows in (slice(begin, begin + block) for begin in range(0, x.shape[0], block))
