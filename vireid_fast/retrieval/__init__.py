@@ -27,6 +27,13 @@ from vireid_fast.retrieval.rerank import rerank, rerank_distances, rerank_top_k,
 from vireid_fast.retrieval.reranked_rows import RerankedRows
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters, combine
 from vireid_fast.retrieval.search import SearchResult, search, search_rows
+from vireid_fast.retrieval.sharded import (
+    ShardedRerank,
+    distances_sharded,
+    evaluate_sharded,
+    rerank_sharded,
+)
+from vireid_fast.retrieval.sharded_distances import ShardedDistances
 from vireid_fast.retrieval.streaming import streamed_rank_statistics
 
 __all__ = [
@@ -41,12 +48,15 @@ __all__ = [
     "RerankParameters",
     "RerankedRows",
     "SearchResult",
+    "ShardedDistances",
+    "ShardedRerank",
     "alpha_query_expansion",
     "average",
     "average_query_expansion",
     "combine",
     "database_augmentation",
     "default_modes",
+    "distances_sharded",
     "eval_func",
     "eval_llcm",
     "eval_regdb",
@@ -56,6 +66,7 @@ __all__ = [
     "evaluate_pair",
     "evaluate_rows",
     "evaluate_settings",
+    "evaluate_sharded",
     "feature_set_from_arrays",
     "get_protocol",
     "metrics_from_ranks",
@@ -67,6 +78,7 @@ __all__ = [
     "rerank_from_neighbors",
     "rerank_galleries",
     "rerank_query_sets",
+    "rerank_sharded",
     "rerank_top_k",
     "rows_from_neighbors",
     "search",
