@@ -20,10 +20,12 @@ def test_examples_run():
         "q_camids": np.full(20, 3), "g_camids": np.full(40, 1),
     }  # fmt: skip
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(compile(example, "retrieval.md", "exec"), names)
     assert names["distmat"].shape == names["distances"].shape == (20, 40)
+    assert names["first"].shape == (16, 40)
+    assert [trial.shape for trial in names["trials"]] == [(20, 20), (20, 20)]
     assert 0.5 < names["mAP"] <= 1 and 0.3 < names["mINP"] <= 1
 
 
