@@ -134,6 +134,7 @@ def test_small_blocks_of_the_matrix_path_change_nothing(monkeypatch):
     query, gallery = make_features(14, 33, 5, integer=True)
     expected = rerank_distances(*matrices(query, gallery), 6, 3)
     monkeypatch.setattr(squared_distances, "_BLOCK_BYTES", 600)
+    monkeypatch.setattr(squared_distances, "_BLOCK_ROWS", 1)
     np.testing.assert_array_equal(rerank_distances(*matrices(query, gallery), 6, 3), expected)
 
 

@@ -57,7 +57,7 @@ def test_lists_of_coinciding_items_are_nan():
 
 
 def test_no_matrix_is_held():
-    # 4000 x 16000 float32 distances would take 256 MB; the lists took 60 MB with the workspace.
+    # 4000 x 16000 float32 distances would take 256 MB; the lists took 63 MB with the workspace.
     script = """
 import resource, torch
 from vireid_fast.retrieval.rerank import rerank_top_k

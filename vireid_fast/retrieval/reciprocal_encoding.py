@@ -47,7 +47,7 @@ class Encoding(NamedTuple):
     """What the re-ranked distances of any query follow from: O(N) numbers.
 
     Attributes:
-        rows: Expanded sparse vectors of all N items.
+        rows: Expanded sparse vectors of the queries. Shape (Q, N).
         gallery: Those of the gallery by column.
         farthest: Largest squared distance of each item. Shape (N,).
     """
@@ -99,7 +99,15 @@ def encode_lists(
     normalised = distances.entries(crow, col, candidates) / candidates.farthest[row]
     weight = reciprocal_weights(crow, normalised)
     rows = expand_query(crow, col, weight, indices, parameters.k2)
-    return Encoding(rows, invert_rows(rows, distances.num_query), candidates.farthest)
+    gallery = invert_rows(rows, distances.num_query)
+    # Copies, so that the gallery's part is not held twice.
+    num_entries = int(rows.crow[distances.num_query])
+    queries = SparseRows(
+        rows.crow[: distances.num_query + 1].clone(),
+        rows.col[:num_entries].clone(),
+        rows.weight[:num_entries].clone(),
+    )
+    return Encoding(queries, gallery, candidates.farthest)
 
 
 def rank_lists(distances: SquaredDistances, candidates: KNN, k: int) -> Tensor:

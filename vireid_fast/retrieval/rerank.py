@@ -40,7 +40,7 @@ def rerank(
         k2: Neighbours of the query expansion, at least 1; 1 means none; clips at N.
         lambda_value: Share of the original distance, in [0, 1].
         workspace: Bytes that blocks of distances may take besides output and O(N) state; default
-            32 MB. The result does not depend on it.
+            64 MB, or 64 rows of N distances. The result does not depend on it.
 
     Returns:
         Distances of queries to gallery items, small is near. Shape (Q, G), the kind of

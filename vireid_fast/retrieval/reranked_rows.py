@@ -99,8 +99,8 @@ class RerankedRows:
     def block(self, begin: int, end: int) -> Tensor:
         """Distances of the queries begin to end - 1. Shape (end - begin, G)."""
         out = torch.empty((end - begin, self.num_gallery), dtype=self.dtype, device=self.device)
-        for first in range(begin, end, self._distances.block):
-            last = min(first + self._distances.block, end)
+        for first in range(begin, end, self._distances.filled):
+            last = min(first + self._distances.filled, end)
             self._fill(first, last, out[first - begin : last - begin])
         return out
 
@@ -145,4 +145,4 @@ def feature_distances(
 
 def as_given(result: Tensor, given: Array) -> Array:
     """The result as the kind of array that was given."""
-    return result.numpy() if isinstance(given, np.ndarray) else result
+    return result.cpu().numpy() if isinstance(given, np.ndarray) else result

@@ -19,8 +19,12 @@ from vireid_fast.ops import (
 # Squares of values within these powers of two, and their sums, neither overflow nor lose what
 # tells neighbours apart.
 _SAFE_EXPONENTS = {torch.float32: (-20, 40), torch.float64: (-200, 400)}
-# Bytes of a block of distances if the caller names no workspace.
-_BLOCK_BYTES = 1 << 25
+# Bytes of a block of distances if the caller names no workspace, and the rows that it has at least:
+# with fewer, fetching the gallery takes longer than the products.
+_BLOCK_BYTES = 1 << 26
+_BLOCK_ROWS = 64
+# Queries whose centred copies are held at once while their distances go where they are wanted.
+_FILLED_ROWS = 512
 
 
 class SquaredDistances(Protocol):
@@ -34,6 +38,8 @@ class SquaredDistances(Protocol):
     num_items: int
     block: int
     """Rows of `rows` that are asked for at once."""
+    filled: int
+    """Rows of `to_gallery` that are asked for at once."""
     dtype: torch.dtype
     device: torch.device
 
@@ -65,6 +71,7 @@ class FeatureDistances:
         self.num_query = query.shape[0]
         self.num_items = query.shape[0] + gallery.shape[0]
         self.block, self.factors = block, factors
+        self.filled = max(block, min(_FILLED_ROWS, block * self.num_items // query.shape[1]))
         self.dtype, self.device = query.dtype, query.device
 
     def nearest(self, k: int) -> KNN:
@@ -145,7 +152,7 @@ class MatrixDistances:
         self.num_query = num_query
         self.num_items = num_query + num_gallery
         self.device = query_gallery.device
-        self.block = fitting_rows(self.num_items)
+        self.block = self.filled = fitting_rows(self.num_items)
 
     def nearest(self, k: int) -> KNN:
         """The k nearest items of each item, and its largest distance."""
@@ -245,7 +252,7 @@ def largest_magnitude(what: str, name: str, values: Tensor) -> float:
 
 def fitting_rows(num_items: int) -> int:
     """Rows of N float32 distances that fit a block if the caller names no workspace."""
-    return max(1, _BLOCK_BYTES // (4 * num_items))
+    return max(_BLOCK_ROWS, _BLOCK_BYTES // (4 * num_items))
 
 
 def workspace_rows(
@@ -258,7 +265,7 @@ def workspace_rows(
     """
     needed = (num_items + width) * dtype.itemsize
     if workspace is None:
-        return max(1, _BLOCK_BYTES // needed)
+        return max(_BLOCK_ROWS, _BLOCK_BYTES // needed)
     workspace = _checks.positive_int(what, "workspace", workspace)
     _checks.require(
         workspace >= needed, what, "workspace",

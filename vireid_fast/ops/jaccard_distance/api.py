@@ -114,8 +114,8 @@ def blend_jaccard(
     out[b, g] = (1 - lambda) jaccard(V[first_query + b], V[Q + g]) + lambda d[b, g] / farthest[b]
 
     Args:
-        rows: V, see `SparseRows`; the first Q rows are queries.
-        gallery: `invert_rows(rows, Q)`.
+        rows: The queries' rows of V, or all of V; see `SparseRows`.
+        gallery: `invert_rows(V, Q)`.
         distances: d of the queries first_query .. first_query + B to the gallery; overwritten by
             the result. Shape (B, G), contiguous, dtype of the weights.
         farthest: What each query's distances are divided by. Shape (B,), same dtype.
