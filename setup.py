@@ -61,7 +61,7 @@ def extensions(choice: str) -> list[Extension]:
     flags = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fno-math-errno",
              "-fvisibility=hidden"]  # fmt: skip
     stable = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # PyTorch 2.10
-    headers = sources("*.h", "cpu/*.h", "cuda/*.cuh")
+    headers = sources("*.h", "cpu/*.h", "cuda/*.h", "cuda/*.cuh")
     cuda = torch.version.cuda if choice == "cuda" else ""
     host = {"BUILD_TORCH": torch.__version__, "BUILD_CUDA": cuda,
             "CUDA_ARCHITECTURES": CUDA_ARCHITECTURES if cuda else ""}  # fmt: skip

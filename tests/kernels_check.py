@@ -88,7 +88,7 @@ def compile_cuda(sources: Iterable[Path], library: Path) -> str:
     from torch.utils.cpp_extension import include_paths
 
     targets = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
-    command = ["nvcc", "-O3", "-std=c++20", "-DUSE_CUDA", "-shared", "-cudart", "static",
+    command = ["nvcc", "-O3", "-std=c++20", "-DUSE_CUDA", "-shared", "-cudart", "static", "-t", "0",
                "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Xcompiler", "-fPIC", "-Xptxas", "-v",
                *targets, *(f"-I{p}" for p in include_paths()), "-o", str(library),
                *(str(s) for s in sources)]  # fmt: skip

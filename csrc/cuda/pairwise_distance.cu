@@ -1,13 +1,19 @@
-#include "pairwise_distance.cuh"
-
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 
-#include "../checks.h"
+#include "binding.h"
+#include "exact_distance.cuh"
 
 namespace vireid_fast {
+
+// For rank_statistics.cu as well.
+template cudaError_t launch_pairwise_distance<float>(Metric, const float*, int64_t, const float*,
+                                                     int64_t, int64_t, float, float*,
+                                                     cudaStream_t);
+template cudaError_t launch_pairwise_distance<double>(Metric, const double*, int64_t,
+                                                      const double*, int64_t, int64_t, double,
+                                                      double*, cudaStream_t);
+
 namespace {
 
 constexpr const char* kOp = "pairwise_distance";
@@ -17,22 +23,16 @@ Tensor pairwise_distance_cuda(const Tensor& x, const Tensor& y, int64_t metric) 
   check_rank(kOp, "y", y, 2);
   check_size(kOp, "y", y, 1, x.size(1));
   check_same_dtype(kOp, "y", y, "x", x);
-  STD_TORCH_CHECK(x.get_device_index() == y.get_device_index(), kOp,
-                  ": x and y must be on one device, got ", x.get_device_index(), " and ",
-                  y.get_device_index(), ".");
   STD_TORCH_CHECK(is_metric(metric), kOp, ": metric must be 0, 1 or 2, got ", metric, ".");
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+  const OnDevice device(kOp, {&x, &y});
   const Tensor rows = torch::stable::contiguous(x);
   const Tensor columns = torch::stable::contiguous(y);
   Tensor out = torch::stable::new_empty(x, {x.size(0), y.size(0)});
   THO_DISPATCH_V2(x.scalar_type(), "pairwise_distance_cuda", AT_WRAP([&] {
-    const cudaError_t status = launch_pairwise_distance<scalar_t>(
+    device.check(launch_pairwise_distance<scalar_t>(
         static_cast<Metric>(metric), rows.const_data_ptr<scalar_t>(), x.size(0),
-        columns.const_data_ptr<scalar_t>(), y.size(0), x.size(1),
-        out.mutable_data_ptr<scalar_t>(), static_cast<cudaStream_t>(stream));
-    STD_TORCH_CHECK(status == cudaSuccess, kOp, ": launch failed: ", cudaGetErrorString(status));
+        columns.const_data_ptr<scalar_t>(), y.size(0), x.size(1), scalar_t(0),
+        out.mutable_data_ptr<scalar_t>(), device.stream()));
   }), AT_EXPAND(AT_FLOATING_TYPES));
   return out;
 }

@@ -14,4 +14,5 @@ centred_distance_op = register_op(
     "centred_distance(Tensor x, Tensor y, Tensor? centre, Tensor(a!) out) -> ()",
     fake=_fake,
     reference=reference.centred_distance,
+    cuda="C++",
 )

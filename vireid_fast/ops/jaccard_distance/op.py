@@ -41,12 +41,14 @@ jaccard_distance_op = register_op(
     "jaccard_distance(Tensor crow, Tensor col, Tensor weight, int num_query) -> Tensor",
     fake=_fake,
     reference=reference.jaccard_distance,
+    cuda="C++",
 )
 invert_rows_op = register_op(
     "invert_rows(Tensor crow, Tensor col, Tensor weight, int first_row)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_invert,
     reference=reference.invert_rows,
+    cuda="C++",
 )
 blend_jaccard_op = register_op(
     "blend_jaccard(Tensor crow, Tensor col, Tensor weight, Tensor first, Tensor row,"
@@ -54,4 +56,5 @@ blend_jaccard_op = register_op(
     " Tensor(a!) distances) -> ()",
     fake=_fake_blend,
     reference=reference.blend_jaccard,
+    cuda="C++",
 )

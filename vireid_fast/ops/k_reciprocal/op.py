@@ -44,26 +44,31 @@ rank_normalised_op = register_op(
     "rank_normalised(Tensor distances, Tensor indices, Tensor farthest, int k) -> (Tensor, Tensor)",
     fake=_fake_rank,
     reference=reference.rank_normalised,
+    cuda="C++",
 )
 entry_distance_op = register_op(
     "entry_distance(Tensor query, Tensor gallery, Tensor crow, Tensor col, Tensor distances,"
     " Tensor indices) -> Tensor",
     fake=_fake_entry,
     reference=reference.entry_distance,
+    cuda="C++",
 )
 k_reciprocal_sets_op = register_op(
     "k_reciprocal_sets(Tensor indices, int k1) -> (Tensor, Tensor)",
     fake=_fake_sets,
     reference=reference.k_reciprocal_sets,
+    cuda="C++",
 )
 reciprocal_weights_op = register_op(
     "reciprocal_weights(Tensor crow, Tensor distances) -> Tensor",
     fake=_fake_weights,
     reference=reference.reciprocal_weights,
+    cuda="C++",
 )
 expand_query_op = register_op(
     "expand_query(Tensor crow, Tensor col, Tensor weight, Tensor indices, int k2)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_expand,
     reference=reference.expand_query,
+    cuda="C++",
 )

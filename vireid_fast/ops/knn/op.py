@@ -31,14 +31,17 @@ knn_op = register_op(
     "knn(Tensor query, Tensor database, int k) -> (Tensor, Tensor, Tensor)",
     fake=_fake_knn,
     reference=reference.knn,
+    cuda="C++",
 )
 smallest_k_op = register_op(
     "smallest_k(Tensor distances, int k) -> (Tensor, Tensor, Tensor)",
     fake=_fake_smallest_k,
     reference=reference.smallest_k,
+    cuda="C++",
 )
 pair_distance_op = register_op(
     "pair_distance(Tensor x, Tensor row, Tensor column) -> Tensor",
     fake=_fake_pair_distance,
     reference=reference.pair_distance,
+    cuda="C++",
 )

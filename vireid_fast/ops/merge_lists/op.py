@@ -31,4 +31,5 @@ merge_lists_op = register_op(
     " Tensor indices, Tensor farthest, int first_index, int k) -> (Tensor, Tensor, Tensor)",
     fake=_fake,
     reference=reference.merge_lists,
+    cuda="C++",
 )

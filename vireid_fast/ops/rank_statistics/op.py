@@ -38,10 +38,12 @@ rank_statistics_op = register_op(
     f"rank_statistics(Tensor distances, {_LABELS}, Tensor? columns, int drop) -> {_STATISTICS}",
     fake=_fake_matrix,
     reference=reference.rank_statistics,
+    cuda="C++",
 )
 feature_rank_statistics_op = register_op(
     f"feature_rank_statistics(Tensor query, Tensor gallery, {_LABELS}, int metric, float offset,"
     f" int drop) -> {_STATISTICS}",
     fake=_fake_features,
     reference=reference.feature_rank_statistics,
+    cuda="C++",
 )
