@@ -8,8 +8,15 @@ def dense_oracle(
 ) -> np.ndarray:
     """Zhong et al. with dense N x N matrices and Python sets, in float64."""
     features = np.concatenate([query, gallery]).astype(np.float64)
-    num_items = len(features)
     squared = ((features[:, None] - features[None]) ** 2).sum(-1)
+    return dense_oracle_of_squares(squared, len(query), k1, k2, lambda_value)
+
+
+def dense_oracle_of_squares(
+    squared: np.ndarray, count: int, k1: int, k2: int, lambda_value: float
+) -> np.ndarray:
+    """The same from squared distances (N, N), of which item i ranks by row i; `count` queries."""
+    num_items = len(squared)
     normalised = squared / squared.max(axis=1, keepdims=True)
     order = np.argsort(normalised, axis=1, kind="stable").tolist()
 
@@ -30,7 +37,6 @@ def dense_oracle(
         encoded[item, columns] = weight / weight.sum()
     if k2 != 1:
         encoded = np.stack([encoded[order[item][:k2]].mean(0) for item in range(num_items)])
-    count = len(query)
     overlap = np.minimum(encoded[:count, None], encoded[None, count:]).sum(-1)
     jaccard = 1 - overlap / (2 - overlap)
     return (1 - lambda_value) * jaccard + lambda_value * normalised[:count, count:]

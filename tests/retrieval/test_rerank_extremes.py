@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from rerank_oracles import dense_oracle, make_features, matrices
+from rerank_oracles import dense_oracle, dense_oracle_of_squares, make_features, matrices
 
 from vireid_fast.retrieval.rerank import rerank, rerank_distances
 
@@ -87,6 +87,20 @@ def test_one_query_and_one_item_that_coincide():
     same = np.ones((1, 5), np.float32)
     with pytest.warns(RuntimeWarning, match="rerank: all distances of query 0 are 0"):
         assert np.isnan(rerank(same, same)).all()
+
+
+@pytest.mark.parametrize("k2", [1, 3])
+def test_one_row_of_zeros_gives_nan_where_the_published_code_does(k2):
+    cross, within, among = matrices(*make_features(7, 30, 12))
+    cross[3] = within[3] = within[:, 3] = 0
+    squared = np.block([[within, cross], [cross.T, among]]).astype(np.float64) ** 2
+    with np.errstate(invalid="ignore"):
+        expected = dense_oracle_of_squares(squared, 7, 6, k2, 0.3)
+    with pytest.warns(RuntimeWarning, match=r"all distances of query 3 are 0 \(1 such rows\)"):
+        found = rerank_distances(cross, within, among, 6, k2)
+    # Query 3 is the nearest of all, so that its row enters every mean.
+    assert np.isnan(expected).mean() == (1 / 7 if k2 == 1 else 1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("arrange", [
