@@ -202,7 +202,7 @@ def _count(
         dropped = labels.dropped(part, begin, begin + tile.shape[1])
         if dropped is not None:
             # No comparison holds for NaN: what is dropped is never counted.
-            tile = tile.masked_fill(dropped, torch.nan)
+            tile.masked_fill_(dropped, torch.nan)
         entries, crow = pairs.of(part)
         found = count_nearer(
             tile, crow, pairs.distance[entries], pairs.index[entries], distances.first + begin
