@@ -92,23 +92,48 @@ inline uint32_t bits_at_most(const typename Lanes<T>::Vector& value,
 #endif
 }
 
-template <typename T>
-int64_t find_at_most(const T* values, int64_t count, T bound, int32_t* places) {
-  using Vector = typename Lanes<T>::Vector;
+// The places where bits_of, which looks at one register, or alone, which looks at one value, say so.
+template <typename T, typename BitsOf, typename Alone>
+inline __attribute__((always_inline)) int64_t find_places(const T* values, int64_t count,
+                                                          BitsOf bits_of, Alone alone,
+                                                          int32_t* places) {
   constexpr int kLanes = Lanes<T>::kVector;
-  const Vector bounds = Vector{} + bound;
   int64_t found = 0;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    uint32_t bits = bits_at_most<T>(load<Vector>(values + i), bounds);
+    uint32_t bits = bits_of(load<typename Lanes<T>::Vector>(values + i));
     for (; bits; bits &= bits - 1) {
       places[found++] = static_cast<int32_t>(i + __builtin_ctz(bits));
     }
   }
   for (; i < count; ++i) {
-    if (values[i] <= bound) places[found++] = static_cast<int32_t>(i);
+    if (alone(values[i])) places[found++] = static_cast<int32_t>(i);
   }
   return found;
+}
+
+template <typename T>
+int64_t find_at_most(const T* values, int64_t count, T bound, int32_t* places) {
+  using Vector = typename Lanes<T>::Vector;
+  const Vector bounds = Vector{} + bound;
+  return find_places<T>(
+      values, count,
+      [&](const Vector& value)
+          __attribute__((always_inline)) { return bits_at_most<T>(value, bounds); },
+      [bound](T value) { return value <= bound; }, places);
+}
+
+template <typename T>
+int64_t find_between(const T* values, int64_t count, T lowest, T highest, int32_t* places) {
+  using Vector = typename Lanes<T>::Vector;
+  const Vector low = Vector{} + lowest;
+  const Vector high = Vector{} + highest;
+  return find_places<T>(
+      values, count,
+      [&](const Vector& value) __attribute__((always_inline)) {
+        return bits_at_most<T>(value, high) & bits_at_most<T>(low, value);
+      },
+      [=](T value) { return lowest <= value && value <= highest; }, places);
 }
 
 template <typename T>

@@ -48,6 +48,11 @@ using CountBelow = void (*)(const T* values, int64_t count, const T* bounds, int
 template <typename T>
 using FindAtMost = int64_t (*)(const T* values, int64_t count, T bound, int32_t* places);
 
+// The same for lowest <= values[i] <= highest.
+template <typename T>
+using FindBetween = int64_t (*)(const T* values, int64_t count, T lowest, T highest,
+                                int32_t* places);
+
 template <typename T>
 using HasNan = bool (*)(const T* values, int64_t count);
 
@@ -56,6 +61,7 @@ template <typename T>
 struct Counting {
   CountBelow<T> count_below;
   FindAtMost<T> find_at_most;
+  FindBetween<T> find_between;
   HasNan<T> has_nan;
 };
 

@@ -196,8 +196,8 @@ const Kernels VIREID_TABLE = {
     normalize_row<double>,
     normalize_row_bwd<float>,
     normalize_row_bwd<double>,
-    {count_below<float>, find_at_most<float>, has_nan<float>},
-    {count_below<double>, find_at_most<double>, has_nan<double>},
+    {count_below<float>, find_at_most<float>, find_between<float>, has_nan<float>},
+    {count_below<double>, find_at_most<double>, find_between<double>, has_nan<double>},
 };
 
 }  // namespace vireid_fast

@@ -5,103 +5,16 @@
 
 #include <cmath>
 #include <optional>
-#include <tuple>
 
 #include "../checks.h"
 #include "../metric.h"
-#include "rank_counter.h"
+#include "rank_tensors.h"
 
 namespace vireid_fast {
 namespace {
 
-constexpr int64_t kTileRows = 32;
 constexpr int64_t kTileCols = 512;
 static_assert(kTileCols <= RankCounter<float>::kPiece);
-
-using Statistics = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// Labels of queries and gallery, checked for sizes and kept contiguous.
-class Labels {
- public:
-  Labels(const char* op, const Tensor& query_identities, const Tensor& query_groups,
-         const Tensor& identity_of, const Tensor& identity_start, const Tensor& identity_items,
-         const Tensor& group_of, const Tensor& group_start, const Tensor& group_items,
-         int64_t num_query, int64_t num_gallery, int64_t drop)
-      : drop(static_cast<Drop>(drop)) {
-    STD_TORCH_CHECK(drop >= 0 && drop <= 2, op, ": drop must be 0, 1 or 2, got ", drop, ".");
-    query_identity = take(op, "query_identities", query_identities, num_query);
-    query_group = take(op, "query_groups", query_groups, num_query);
-    identities = index(op, "identity_of", identity_of, "identity_start", identity_start,
-                       "identity_items", identity_items, num_gallery);
-    groups = index(op, "group_of", group_of, "group_start", group_start, "group_items",
-                   group_items, num_gallery);
-  }
-
-  void check_unbroken(const char* op) const {
-    STD_TORCH_CHECK(!broken, op, ": the gallery index must list items in range and ascending.");
-  }
-
-  Drop drop;
-  const int64_t* query_identity;
-  const int64_t* query_group;
-  LabelIndex identities;
-  LabelIndex groups;
-  mutable std::atomic<bool> broken = false;
-
- private:
-  const int64_t* take(const char* op, const char* name, const Tensor& tensor, int64_t size) {
-    check_dtype(op, name, tensor, ScalarType::Long);
-    check_rank(op, name, tensor, 1);
-    if (size >= 0) check_size(op, name, tensor, 0, size);
-    kept_.push_back(torch::stable::contiguous(tensor));
-    return kept_.back().const_data_ptr<int64_t>();
-  }
-
-  LabelIndex index(const char* op, const char* of_name, const Tensor& of, const char* start_name,
-                   const Tensor& start, const char* items_name, const Tensor& items,
-                   int64_t num_gallery) {
-    LabelIndex made{};
-    made.of = take(op, of_name, of, num_gallery);
-    made.start = take(op, start_name, start, -1);
-    made.items = take(op, items_name, items, num_gallery);
-    made.num_labels = start.size(0) - 1;
-    made.num_items = num_gallery;
-    STD_TORCH_CHECK(made.num_labels >= 0, op, ": ", start_name, " must hold at least one entry.");
-    return made;
-  }
-
-  std::vector<Tensor> kept_;
-};
-
-struct Outputs {
-  Outputs(const Tensor& like, int64_t num_query)
-      : first_rank(make(like, num_query, ScalarType::Long)),
-        first_identity_rank(make(like, num_query, ScalarType::Long)),
-        average_precision(make(like, num_query, ScalarType::Double)),
-        inverse_negative_penalty(make(like, num_query, ScalarType::Double)),
-        num_positives(make(like, num_query, ScalarType::Long)),
-        pointers{first_rank.mutable_data_ptr<int64_t>(),
-                 first_identity_rank.mutable_data_ptr<int64_t>(),
-                 average_precision.mutable_data_ptr<double>(),
-                 inverse_negative_penalty.mutable_data_ptr<double>(),
-                 num_positives.mutable_data_ptr<int64_t>()} {}
-
-  static Tensor make(const Tensor& like, int64_t size, ScalarType dtype) {
-    return torch::stable::new_empty(like, {size}, dtype);
-  }
-
-  Statistics tensors() const {
-    return {first_rank, first_identity_rank, average_precision, inverse_negative_penalty,
-            num_positives};
-  }
-
-  Tensor first_rank;
-  Tensor first_identity_rank;
-  Tensor average_precision;
-  Tensor inverse_negative_penalty;
-  Tensor num_positives;
-  RankOutputs pointers;
-};
 
 // One row of a matrix; column g is that of gallery item columns[g], or g without columns.
 template <typename T>
@@ -127,7 +40,7 @@ void rank_row(RankCounter<T>& counter, const T* row, const int64_t* columns, int
 
 template <typename T>
 void rank_matrix(const T* distances, int64_t num_query, int64_t width, const int64_t* columns,
-                 int64_t num_gallery, const Labels& labels, const RankOutputs& out) {
+                 int64_t num_gallery, const RankLabels& labels, const RankOutputs& out) {
   constexpr int64_t kElementsPerTask = 1 << 15;
   const int64_t rows = std::max<int64_t>(1, kElementsPerTask / (num_gallery + 1));
   torch::stable::parallel_for(0, num_query, rows, [&](int64_t begin, int64_t end) {
@@ -152,7 +65,7 @@ Statistics rank_statistics_cpu(const Tensor& distances, const Tensor& query_iden
   const int64_t num_query = distances.size(0);
   const int64_t width = distances.size(1);
   const int64_t num_gallery = columns ? columns->numel() : width;
-  const Labels labels(kOp, query_identities, query_groups, identity_of, identity_start,
+  const RankLabels labels(kOp, query_identities, query_groups, identity_of, identity_start,
                       identity_items, group_of, group_start, group_items, num_query, num_gallery,
                       drop);
   std::optional<Tensor> chosen;
@@ -163,7 +76,7 @@ Statistics rank_statistics_cpu(const Tensor& distances, const Tensor& query_iden
     check_indices(kOp, "columns", *chosen, width);
   }
   const Tensor matrix = torch::stable::contiguous(distances);
-  const Outputs out(matrix, num_query);
+  const RankTensors out(matrix, num_query);
   THO_DISPATCH_V2(matrix.scalar_type(), "rank_statistics_cpu", AT_WRAP([&] {
     rank_matrix(matrix.const_data_ptr<scalar_t>(), num_query, width,
                 chosen ? chosen->const_data_ptr<int64_t>() : nullptr, num_gallery, labels,
@@ -219,11 +132,9 @@ class Distances {
 
 template <typename T>
 void rank_features(const Distances<T>& distances, const T* query, int64_t num_query,
-                   const T* gallery, int64_t num_gallery, int64_t width, const Labels& labels,
+                   const T* gallery, int64_t num_gallery, int64_t width, const RankLabels& labels,
                    const RankOutputs& out) {
-  // Few queries are spread over the threads.
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t block_rows = std::clamp<int64_t>((num_query + threads - 1) / threads, 1, kTileRows);
+  const int64_t block_rows = rows_of_block(num_query);
   const int64_t blocks = (num_query + block_rows - 1) / block_rows;
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> tile(block_rows * kTileCols);
@@ -259,12 +170,12 @@ Statistics feature_rank_statistics_cpu(
   check_size(kOp, "gallery", gallery, 1, query.size(1));
   check_same_dtype(kOp, "gallery", gallery, "query", query);
   STD_TORCH_CHECK(is_metric(metric), kOp, ": metric must be 0, 1 or 2, got ", metric, ".");
-  const Labels labels(kOp, query_identities, query_groups, identity_of, identity_start,
+  const RankLabels labels(kOp, query_identities, query_groups, identity_of, identity_start,
                       identity_items, group_of, group_start, group_items, query.size(0),
                       gallery.size(0), drop);
   const Tensor rows = torch::stable::contiguous(query);
   const Tensor items = torch::stable::contiguous(gallery);
-  const Outputs out(rows, rows.size(0));
+  const RankTensors out(rows, rows.size(0));
   THO_DISPATCH_V2(rows.scalar_type(), "feature_rank_statistics_cpu", AT_WRAP([&] {
     const Distances<scalar_t> distances(static_cast<Metric>(metric),
                                         static_cast<scalar_t>(offset), rows.size(1));

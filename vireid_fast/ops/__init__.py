@@ -37,7 +37,10 @@ from vireid_fast.ops.rank_statistics import (
     GalleryIndex,
     RankStatistics,
     feature_rank_statistics,
+    longest_row,
     rank_statistics,
+    ranking_distances,
+    wide_rank_statistics,
 )
 from vireid_fast.ops.sparse_rows import SparseRows
 
@@ -68,12 +71,15 @@ __all__ = [
     "jaccard_distance",
     "k_reciprocal_sets",
     "knn",
+    "longest_row",
     "merge_lists",
     "pair_distance",
     "pairwise_distance",
     "prompt_injection",
     "rank_normalised",
     "rank_statistics",
+    "ranking_distances",
     "reciprocal_weights",
     "smallest_k",
+    "wide_rank_statistics",
 ]

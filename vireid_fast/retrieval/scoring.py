@@ -3,11 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
 from torch.nn import functional
 
-from vireid_fast.ops import GalleryIndex, RankStatistics, rank_statistics
+from vireid_fast.ops import (
+    GalleryIndex,
+    RankStatistics,
+    longest_row,
+    rank_statistics,
+    ranking_distances,
+    wide_rank_statistics,
+)
+from vireid_fast.ops.rank_statistics import WIDE_METRICS, DropRule
 from vireid_fast.retrieval.batched import iterate_galleries, iterate_query_sets
-from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
+from vireid_fast.retrieval.distance_rows import FeatureRows, MatrixRows
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import Metric, Protocol
@@ -68,19 +78,24 @@ def score(
         parameters: Of re-ranking, whose distances replace those; None without.
         report: Told of each step.
 
-    Memory: features in float64, and 256 rows of distances. With re-ranking see `rerank`.
+    Memory: 256 rows of distances where there are several galleries; features in float64 where they
+    are not float32 on the CPU or the metric is "cosine". With re-ranking see `rerank`.
 
     Raises:
         ValueError: No query of a trial has a correct item, or a distance is NaN.
     """
-    query, gallery = _as_float64(query), _as_float64(gallery)
     if parameters is not None:
+        query, gallery = _as_float64(query), _as_float64(gallery)
         return _reranked(rules, query, gallery, trials, metric, parameters, report)
-    rows = FeatureRows(query.features, gallery.features, metric)
-    if all(trial.gallery is None for trial in trials):
-        statistics = [_of_whole_gallery(rules, rows, query, gallery, report)] * len(trials)
+    if _is_wide(query.features, metric):
+        distances = _WideDistances(query, gallery, metric)
     else:
-        statistics = _of_galleries(rules, rows, query, gallery, trials, report)
+        distances = _Float64Distances(query, gallery, metric)
+    if all(trial.gallery is None for trial in trials):
+        whole = _of_whole_gallery(rules, distances, query, gallery, report)
+        statistics = [whole] * len(trials)
+    else:
+        statistics = _of_galleries(rules, distances, query, gallery, trials, report)
     found = []
     for trial, part in zip(trials, statistics, strict=True):
         if trial.query is not None:
@@ -91,27 +106,76 @@ def score(
     return found
 
 
+def _is_wide(features: Tensor, metric: Metric) -> bool:
+    """Whether float32 tiles may decide what float64 distances would, and do so faster.
+
+    They do on the CPU, for features that float32 holds exactly and metrics that do not normalise.
+    """
+    narrow = features.dtype != torch.float64 and features.device.type == "cpu"
+    return narrow and metric in WIDE_METRICS
+
+
+class _WideDistances:
+    """Ranks by float64 distances of features that float32 holds, without a copy in float64."""
+
+    def __init__(self, query: FeatureSet, gallery: FeatureSet, metric: Metric) -> None:
+        self._query, self._gallery = query.features.float(), gallery.features.float()
+        self._ids = query.person_ids
+        self._index = GalleryIndex.build(gallery.person_ids)
+        self._options = {"metric": metric, "longest": longest_row(self._gallery)}
+
+    def block(self, begin: int, end: int) -> Tensor:
+        """Distances that rank like the float64 ones. Shape (end - begin, G)."""
+        return ranking_distances(
+            self._query[begin:end], self._gallery, self._ids[begin:end], self._index,
+            **self._options,
+        )  # fmt: skip
+
+    def statistics(
+        self, begin: int, ids: Tensor, index: GalleryIndex, groups: Tensor, drop: DropRule
+    ) -> RankStatistics:
+        """Rank statistics of the block of queries from `begin` on."""
+        return wide_rank_statistics(
+            self._query[begin : begin + len(ids)], self._gallery, ids, index, groups,
+            drop=drop, first_row=begin, **self._options,
+        )  # fmt: skip
+
+
+class _Float64Distances:
+    """Ranks by the distances of features converted to float64."""
+
+    def __init__(self, query: FeatureSet, gallery: FeatureSet, metric: Metric) -> None:
+        self._rows = FeatureRows(query.features.double(), gallery.features.double(), metric)
+
+    def block(self, begin: int, end: int) -> Tensor:
+        """Distances. Shape (end - begin, G), float64."""
+        return self._rows.block(begin, end)
+
+    def statistics(
+        self, begin: int, ids: Tensor, index: GalleryIndex, groups: Tensor, drop: DropRule
+    ) -> RankStatistics:
+        """Rank statistics of the block of queries from `begin` on."""
+        return block_statistics(self._rows, begin, ids, index, groups, drop)
+
+
 def _of_whole_gallery(
-    rules: Protocol, rows: DistanceRows, query: FeatureSet, gallery: FeatureSet, report: Reporter
-) -> RankStatistics:
+    rules: Protocol, distances: _WideDistances | _Float64Distances, query: FeatureSet,
+    gallery: FeatureSet, report: Reporter,
+) -> RankStatistics:  # fmt: skip
     """Statistics of all queries, each with the whole gallery."""
     groups = rules.groups(query.camera_ids)
     index = GalleryIndex.build(gallery.person_ids, rules.groups(gallery.camera_ids))
     parts = []
     for begin, end in blocks_of(len(query), _QUERY_BLOCK):
-        block = slice(begin, end)
-        parts.append(
-            block_statistics(
-                rows, begin, query.person_ids[block], index, groups[block], rules.drop
-            )
-        )  # fmt: skip
+        ids = query.person_ids[begin:end]
+        parts.append(distances.statistics(begin, ids, index, groups[begin:end], rules.drop))
         report.step()
     return joined(parts)
 
 
 def _of_galleries(
-    rules: Protocol, rows: DistanceRows, query: FeatureSet, gallery: FeatureSet,
-    trials: Sequence[Trial], report: Reporter,
+    rules: Protocol, distances: _WideDistances | _Float64Distances, query: FeatureSet,
+    gallery: FeatureSet, trials: Sequence[Trial], report: Reporter,
 ) -> list[RankStatistics]:  # fmt: skip
     """Statistics of all queries with the gallery of each trial; one block serves all trials."""
     groups, gallery_groups = rules.groups(query.camera_ids), rules.groups(gallery.camera_ids)
@@ -121,11 +185,11 @@ def _of_galleries(
     ]
     parts: list[list[RankStatistics]] = [[] for _ in trials]
     for begin, end in blocks_of(len(query), _QUERY_BLOCK):
-        distances, ids = rows.block(begin, end), query.person_ids[begin:end]
+        block, ids = distances.block(begin, end), query.person_ids[begin:end]
         for trial, index, found in zip(trials, indices, parts, strict=True):
             found.append(
                 rank_statistics(
-                    distances, ids, index, groups[begin:end], columns=trial.gallery,
+                    block, ids, index, groups[begin:end], columns=trial.gallery,
                     drop=rules.drop, first_row=begin,
                 )
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Contract of the raw ops `rank_statistics` and `feature_rank_statistics`."""
+"""Contract of the raw ops that rank, and of the distances that rank alike."""
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ def _fake_features(query: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, T
     return _empty(query)
 
 
+def _fake_distances(query: Tensor, gallery: Tensor, *_: object) -> Tensor:
+    return query.new_empty((query.shape[0], gallery.shape[0]), dtype=torch.float64)
+
+
 rank_statistics_op = register_op(
     f"rank_statistics(Tensor distances, {_LABELS}, Tensor? columns, int drop) -> {_STATISTICS}",
     fake=_fake_matrix,
@@ -46,4 +50,16 @@ feature_rank_statistics_op = register_op(
     fake=_fake_features,
     reference=reference.feature_rank_statistics,
     cuda="C++",
+)
+wide_rank_statistics_op = register_op(
+    f"wide_rank_statistics(Tensor query, Tensor gallery, {_LABELS}, int metric, float longest,"
+    f" int drop) -> {_STATISTICS}",
+    fake=_fake_features,
+    reference=reference.wide_rank_statistics,
+)
+ranking_distances_op = register_op(
+    "ranking_distances(Tensor query, Tensor gallery, Tensor query_identities,"
+    " Tensor identity_start, Tensor identity_items, int metric, float longest) -> Tensor",
+    fake=_fake_distances,
+    reference=reference.ranking_distances,
 )

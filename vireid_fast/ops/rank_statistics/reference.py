@@ -75,7 +75,7 @@ def feature_rank_statistics(
     offset: float,
     drop: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`rank_statistics` of metric 0 Euclidean, 1 squared Euclidean, 2 offset - dot product."""
+    """`rank_statistics` of metric 0 Euclidean, 1 squared Euclidean, 2 -dot, plus offset."""
     index = (identity_of, identity_start, identity_items, group_of, group_start, group_items)
     step = max(1, _STEP_ELEMENTS // max(1, gallery.numel()))
     parts = []
@@ -83,13 +83,53 @@ def feature_rank_statistics(
     for rows, identities, groups in zip(
         query.split(step), query_identities.split(step), query_groups.split(step), strict=True
     ):
-        if metric == 2:
-            distances = offset - rows @ gallery.T
-        else:
-            distances = (rows[:, None] - gallery).square().sum(-1)
-            distances = distances.sqrt() if metric == 0 else distances
+        distances = _distances(rows, gallery, metric) + offset
         parts.append(rank_statistics(distances, identities, groups, *index, None, drop))
     first, identity, precision, penalty, positives = (
         torch.cat(part) for part in zip(*parts, strict=True)
     )
     return first, identity, precision, penalty, positives
+
+
+def _distances(rows: Tensor, gallery: Tensor, metric: int) -> Tensor:
+    if metric == 2:
+        return -(rows @ gallery.T)
+    distances = (rows[:, None] - gallery).square().sum(-1)
+    return distances.sqrt() if metric == 0 else distances
+
+
+def wide_rank_statistics(
+    query: Tensor,
+    gallery: Tensor,
+    query_identities: Tensor,
+    query_groups: Tensor,
+    identity_of: Tensor,
+    identity_start: Tensor,
+    identity_items: Tensor,
+    group_of: Tensor,
+    group_start: Tensor,
+    group_items: Tensor,
+    metric: int,
+    longest: float,
+    drop: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`feature_rank_statistics` in float64."""
+    index = (identity_of, identity_start, identity_items, group_of, group_start, group_items)
+    return feature_rank_statistics(
+        query.double(), gallery.double(), query_identities, query_groups, *index, metric, 0.0, drop
+    )
+
+
+def ranking_distances(
+    query: Tensor,
+    gallery: Tensor,
+    query_identities: Tensor,
+    identity_start: Tensor,
+    identity_items: Tensor,
+    metric: int,
+    longest: float,
+) -> Tensor:
+    """All distances in float64."""
+    wide, items = query.double(), gallery.double()
+    step = max(1, _STEP_ELEMENTS // max(1, gallery.numel()))
+    return torch.cat([_distances(rows, items, metric) for rows in wide.split(step)])
