@@ -137,10 +137,4 @@ VIREID_HOST_DEVICE inline T jaccard_of_overlap(T overlap) {
   return distance < T(0) ? T(0) : distance;
 }
 
-// rest Jaccard + lambda d / farthest, in this order of operations; rest = 1 - lambda, rounded once.
-template <typename T>
-VIREID_HOST_DEVICE inline T blended_distance(T overlap, T distance, T farthest, T lambda, T rest) {
-  return jaccard_of_overlap(overlap) * rest + distance / farthest * lambda;
-}
-
 }  // namespace vireid_fast

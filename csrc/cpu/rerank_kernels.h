@@ -30,7 +30,8 @@ struct RerankKernels {
   void (*squared_tile)(const T* rows, const T* row_norms, int64_t num_rows, int64_t width,
                        const T* panel, const T* norms, int64_t count, T* out, int64_t stride);
 
-  // distance[g] = blended_distance of reciprocal_sets.h; sets `overlap` to 0 for the next row.
+  // distance[g] = rest jaccard_of_overlap(overlap[g]) + lambda distance[g] / farthest, in this order
+  // of operations; rest = 1 - lambda, rounded once. Sets `overlap` to 0 for the next row.
   void (*blend_row)(T* overlap, int64_t count, T farthest, T lambda, T rest, T* distance);
 };
 
