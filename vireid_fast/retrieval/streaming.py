@@ -29,7 +29,7 @@ def streamed_rank_statistics(
 ) -> RankStatistics:
     """`rank_statistics` of distances that never exist as a whole.
 
-    Features on the CPU are counted in the tiles in which their distances are computed
+    Features are counted in the tiles in which their distances are computed
     (`feature_rank_statistics`); everything else is asked for in blocks of rows that fit the
     workspace.
 
@@ -78,17 +78,12 @@ def block_statistics(
     """Rank statistics of the block of queries from `begin` on whose labels are given."""
     end = begin + len(query_ids)
     labels = (query_ids, index, query_groups)
-    if counts_in_tiles(rows):
+    if isinstance(rows, FeatureRows):
         metric = "unit_cosine" if rows.metric == "cosine" else rows.metric
         return feature_rank_statistics(
             rows.query[begin:end], rows.gallery, *labels, metric=metric, drop=drop, first_row=begin
         )
     return rank_statistics(rows.block(begin, end), *labels, drop=drop, first_row=begin)
-
-
-def counts_in_tiles(rows: DistanceRows) -> bool:
-    """Whether the distances are counted where they are computed, without a block of them."""
-    return isinstance(rows, FeatureRows) and rows.device.type == "cpu"
 
 
 def _index(
@@ -134,7 +129,7 @@ def require_rows(what: str, rows: DistanceRows) -> None:
 
 def block_size(rows: DistanceRows, fitting: int) -> int:
     """Queries of a block, where distances of `fitting` queries fit the workspace."""
-    return max(fitting, _TILED_QUERIES) if counts_in_tiles(rows) else fitting
+    return max(fitting, _TILED_QUERIES) if isinstance(rows, FeatureRows) else fitting
 
 
 def rows_per_block(what: str, rows: DistanceRows, workspace: int) -> int:
