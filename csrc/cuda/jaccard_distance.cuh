@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kBlockSize) overlap_kernel(OverlapArguments<T>
     if (task.farthest == nullptr) {
       out[g] = distance;
     } else {
-      // In the order of blend_row in the CPU kernels, with no product contracted.
+      // blended_distance of reciprocal_sets.h, with no product contracted.
       const T original = Rounded<T>::divide(out[g], task.farthest[query]);
       out[g] = Rounded<T>::add(Rounded<T>::multiply(distance, task.rest),
                                Rounded<T>::multiply(original, task.lambda));

@@ -55,21 +55,6 @@ struct ItemRows {
   bool aligned;
 };
 
-// Row that holds an entry: the last whose offset is not above it.
-__device__ inline int64_t row_of_entry(const int64_t* crow, int64_t rows, int64_t entry) {
-  int64_t low = 0;
-  int64_t high = rows;
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    if (crow[middle] <= entry) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // Distance of each entry, four threads each. It has the bits of the neighbour lists, so that
 // looking them up there would gain nothing.
 template <typename T>
@@ -83,7 +68,7 @@ __global__ void __launch_bounds__(kBlockSize)
   for (int64_t round = 0; round < rounds; ++round, entry += stride) {
     const int64_t at = entry < entries ? entry : 0;
     const T distance =
-        exact::quad_distance(features.row(row_of_entry(crow, rows, at)), features.row(col[at]),
+        exact::quad_distance(features.row(sparse::row_of_entry(crow, rows, at)), features.row(col[at]),
                              features.width, features.aligned);
     if (threadIdx.x % exact::kQuad == 0 && entry < entries) distances[entry] = distance;
   }

@@ -25,10 +25,18 @@ class Layout {
     return place;
   }
 
+  // What is added from now on shares its place with what was added since `bytes`.
+  void rewind(size_t bytes) {
+    most_ = most_ > bytes_ ? most_ : bytes_;
+    bytes_ = bytes;
+  }
+
   size_t bytes() const { return bytes_; }
+  size_t most() const { return most_ > bytes_ ? most_ : bytes_; }
 
  private:
   size_t bytes_ = 0;
+  size_t most_ = 0;
 };
 
 struct Shape {
@@ -70,12 +78,7 @@ template <typename T>
 Plan plan_of(const Shape& shape, bool use_coarse, int64_t most_bytes) {
   Plan plan = {};
   Layout layout;
-  const int64_t fitting = most_bytes / (shape.num_items * static_cast<int64_t>(sizeof(T)));
-  plan.plain_rows = at_least_one(fitting < shape.num_query ? fitting : shape.num_query);
-  plan.matrix = layout.add<T>(plan.plain_rows * shape.num_items);
-  const int64_t scratch = smallest_k_scratch(plan.plain_rows, shape.k);
-  plan.scratch_keys = layout.add<typename Ordered<T>::Key>(scratch);
-  plan.scratch_indices = layout.add<int64_t>(scratch);
+  size_t kept = 0;
   if (use_coarse) {
     constexpr int64_t kRowBytes = (coarse::kNearCapacity + coarse::kFarCapacity) * 8 + 64;
     int64_t rows = most_bytes / kRowBytes / coarse::kTile * coarse::kTile;
@@ -90,6 +93,9 @@ Plan plan_of(const Shape& shape, bool use_coarse, int64_t most_bytes) {
       plan.norms[side] = layout.add<coarse::RowNorms>(counts[side]);
       plan.columns[side] = layout.add<float4>(counts[side]);
     }
+    plan.lost_rows = layout.add<int64_t>(shape.num_query);
+    plan.lost_count = layout.add<unsigned long long>(1);
+    kept = layout.bytes();
     plan.near_dots = layout.add<float>(plan.round_rows * coarse::kNearCapacity);
     plan.near_columns = layout.add<int>(plan.round_rows * coarse::kNearCapacity);
     plan.near_counts = layout.add<int>(plan.round_rows);
@@ -99,10 +105,16 @@ Plan plan_of(const Shape& shape, bool use_coarse, int64_t most_bytes) {
     plan.tests = layout.add<float4>(plan.round_rows);
     plan.farthest = layout.add<double>(plan.round_rows);
     plan.lost = layout.add<int>(plan.round_rows);
-    plan.lost_rows = layout.add<int64_t>(shape.num_query);
-    plan.lost_count = layout.add<unsigned long long>(1);
   }
-  plan.bytes = layout.bytes();
+  // Exact distances come after the candidates, in their place.
+  layout.rewind(kept);
+  const int64_t fitting = most_bytes / (shape.num_items * static_cast<int64_t>(sizeof(T)));
+  plan.plain_rows = at_least_one(fitting < shape.num_query ? fitting : shape.num_query);
+  plan.matrix = layout.add<T>(plan.plain_rows * shape.num_items);
+  const int64_t scratch = smallest_k_scratch(plan.plain_rows, shape.k);
+  plan.scratch_keys = layout.add<typename Ordered<T>::Key>(scratch);
+  plan.scratch_indices = layout.add<int64_t>(scratch);
+  plan.bytes = layout.most();
   return plan;
 }
 

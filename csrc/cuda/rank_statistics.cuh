@@ -8,6 +8,8 @@ namespace vireid_fast {
 namespace ranks {
 
 constexpr int kBlockSize = 256;
+constexpr int kLargeBlock = 1024;
+constexpr int64_t kFewQueries = 512;
 constexpr int kSharedPositives = 512;  // more are sorted in global memory
 constexpr int64_t kMostBlocks = 1024;
 
@@ -125,13 +127,13 @@ __device__ inline void write_ranks(const Outputs& out, int64_t query, const int*
 
 // One block per query, each taking queries in turn.
 template <typename T>
-__global__ void __launch_bounds__(kBlockSize, 4)
+__global__ void __launch_bounds__(kLargeBlock, 1)
     rank_statistics_kernel(Arguments<T> task, Labels labels) {
   using Key = typename Ordered<T>::Key;
   __shared__ Key shared_keys[kSharedPositives];
   __shared__ int64_t shared_items[kSharedPositives];
   __shared__ int shared_counts[kSharedPositives];
-  __shared__ int totals[kBlockSize / kWarp];
+  __shared__ int totals[kLargeBlock / kWarp];
   __shared__ int has_nan;
   __shared__ int identities;
   const bool in_shared = task.longest <= kSharedPositives;
@@ -148,14 +150,14 @@ __global__ void __launch_bounds__(kBlockSize, 4)
       return Ordered<T>::key(row[task.columns != nullptr ? task.columns[item] : item]);
     };
     if (threadIdx.x == 0) has_nan = identities = 0;
-    for (int64_t w = threadIdx.x; w < words; w += kBlockSize) seen[w] = 0;
+    for (int64_t w = threadIdx.x; w < words; w += blockDim.x) seen[w] = 0;
     // 1. The correct items that are kept, sorted.
     Positives<Key> positives = {{in_shared ? shared_keys : task.scratch_keys + scratch,
                                  in_shared ? shared_items : task.scratch_items + scratch},
                                 0};
     const int64_t begin = identity < 0 ? 0 : labels.identity_start[identity];
     const int64_t end = identity < 0 ? 0 : labels.identity_start[identity + 1];
-    for (int64_t first = begin; first < end; first += kBlockSize) {
+    for (int64_t first = begin; first < end; first += blockDim.x) {
       const int64_t at = first + threadIdx.x;
       const int64_t item = at < end ? labels.identity_items[at] : 0;
       const bool kept =
@@ -171,7 +173,7 @@ __global__ void __launch_bounds__(kBlockSize, 4)
     }
     sort_entries<BlockGroup>(positives.entries, positives.count);
     // 2. Every kept item: its place, and its identity if it stands before the nearest correct one.
-    for (int64_t item = threadIdx.x; item < labels.num_gallery; item += kBlockSize) {
+    for (int64_t item = threadIdx.x; item < labels.num_gallery; item += blockDim.x) {
       const Key key = key_of(item);
       if (key == Ordered<T>::kNan) has_nan = 1;
       if (positives.count == 0) continue;
@@ -231,8 +233,10 @@ inline cudaError_t launch_check_labels(const ranks::Labels& labels, int64_t num_
 template <typename T>
 cudaError_t launch_rank_statistics(const ranks::Arguments<T>& task, const ranks::Labels& labels,
                                    cudaStream_t stream) {
+  // Few queries get larger blocks, so that the GPU has enough to do.
+  const int threads = task.num_query < ranks::kFewQueries ? ranks::kLargeBlock : ranks::kBlockSize;
   return launch(ranks::rank_statistics_kernel<T>, rank_blocks(task.num_query, task.longest),
-                ranks::kBlockSize, 0, stream, task, labels);
+                threads, 0, stream, task, labels);
 }
 
 }  // namespace vireid_fast

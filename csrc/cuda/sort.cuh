@@ -113,6 +113,27 @@ inline int64_t sort_scratch(int64_t rows, int64_t longest) {
   return longest <= kSortedInShared ? 0 : sort_blocks(rows, longest) * longest;
 }
 
+// For one whole warp: the bin of 256 in which the k-th entry (k from 1) lies, and the entries below
+// that bin. A lane looks at eight bins.
+__device__ inline void find_bin(const unsigned long long* bins, unsigned long long k,
+                                unsigned long long* chosen) {
+  constexpr int kBins = 256 / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  unsigned long long own = 0;
+  for (int i = 0; i < kBins; ++i) own += bins[lane * kBins + i];
+  unsigned long long upto = own;
+  for (int lanes = 1; lanes < kWarp; lanes *= 2) {
+    const unsigned long long other = __shfl_up_sync(kWholeWarp, upto, lanes);
+    if (lane >= lanes) upto += other;
+  }
+  if (upto < k || upto - own >= k) return;
+  unsigned long long below = upto - own;
+  int bin = lane * kBins;
+  while (below + bins[bin] < k) below += bins[bin++];
+  chosen[0] = static_cast<unsigned long long>(bin);
+  chosen[1] = below;
+}
+
 // The k-th smallest (k from 1) of the `count` keys that `key_at(i)` gives, digit by digit, for the
 // whole block; `equal` gets how many of its equals belong to the k smallest. `bins` holds 256
 // counters in shared memory. Counting does not depend on the order of the atomic additions.
@@ -131,15 +152,7 @@ __device__ Key kth_smallest(int bits, int64_t count, int64_t k, KeyAt key_at,
       if ((key & mask) == prefix) atomicAdd(&bins[key >> shift & 255], 1ull);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      unsigned long long below = 0;
-      int digit = 0;
-      while (digit < 255 && below + bins[digit] < static_cast<unsigned long long>(left)) {
-        below += bins[digit++];
-      }
-      chosen[0] = static_cast<unsigned long long>(digit);
-      chosen[1] = below;
-    }
+    if (threadIdx.x < kWarp) find_bin(bins, static_cast<unsigned long long>(left), chosen);
     __syncthreads();
     prefix |= static_cast<Key>(chosen[0]) << shift;
     mask |= static_cast<Key>(255) << shift;

@@ -37,6 +37,21 @@ __global__ void __launch_bounds__(kBlockSize)
   }
 }
 
+// Row that holds an entry: the last whose offset is not above it.
+__device__ inline int64_t row_of_entry(const int64_t* crow, int64_t rows, int64_t entry) {
+  int64_t low = 0;
+  int64_t high = rows;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (crow[middle] <= entry) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // One block: values[i] becomes the sum of the values up to i.
 static __global__ void __launch_bounds__(kScanSize) scan_kernel(int64_t* values, int64_t count) {
   __shared__ int64_t totals[kScanSize / kWarp];

@@ -1,5 +1,6 @@
 // The launchers of csrc/cuda behind C functions, for tests/ops/test_cuda_emulated.py.
 #include "../../csrc/cuda/centred_distance.cuh"
+#include "../../csrc/cuda/count_nearer.cuh"
 #include "../../csrc/cuda/jaccard_distance.cuh"
 #include "../../csrc/cuda/k_reciprocal.cuh"
 #include "../../csrc/cuda/knn.cuh"
@@ -344,6 +345,20 @@ int merge_lists_f64(const double* distances, const int64_t* indices, const doubl
   return run_merge_lists(distances, indices, farthest, new_distances, new_indices, new_farthest,
                          rows, listed, added, first_index, k, distances_out, indices_out,
                          farthest_out);
+}
+
+int count_nearer_f32(const float* distances, int64_t rows, int64_t width, const int64_t* crow,
+                     const float* bounds, const int64_t* indices, int64_t pairs, int64_t first,
+                     int64_t* counts) {
+  return launch_count_nearer<float>(distances, rows, width, crow, bounds, indices, pairs, first,
+                                 counts, nullptr);
+}
+
+int count_nearer_f64(const double* distances, int64_t rows, int64_t width, const int64_t* crow,
+                     const double* bounds, const int64_t* indices, int64_t pairs, int64_t first,
+                     int64_t* counts) {
+  return launch_count_nearer<double>(distances, rows, width, crow, bounds, indices, pairs, first,
+                                 counts, nullptr);
 }
 
 }  // extern "C"

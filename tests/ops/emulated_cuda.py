@@ -195,6 +195,15 @@ def jaccard(
     return index, out
 
 
+def count_nearer(
+    distances: Tensor, crow: Tensor, bound: Tensor, index: Tensor, first: int
+) -> Tensor:
+    counts = torch.full_like(index, -7)
+    checked(f"count_nearer_{SUFFIX[bound.dtype]}", distances, *distances.shape, crow, bound, index,
+            bound.shape[0], first, counts)  # fmt: skip
+    return counts
+
+
 def rank_statistics(
     distances: Tensor, labels: tuple[Tensor, ...], columns: Tensor | None, drop: int
 ) -> tuple[tuple[Tensor, ...], bool]:

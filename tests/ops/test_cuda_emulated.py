@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vireid_fast.ops import pairwise_distance, smallest_k
 from vireid_fast.ops.centred_distance.op import centred_distance_op
+from vireid_fast.ops.count_nearer.op import count_nearer_op
 from vireid_fast.ops.jaccard_distance.op import (
     blend_jaccard_op,
     invert_rows_op,
@@ -319,6 +320,18 @@ def test_rank_statistics(sizes, drop, dtype, direction):
         found, broken = emulated.rank_statistics(matrix, labels, chosen, drop)
         assert not broken
         assert_same_bits(found, rank_statistics_op(matrix, *labels, chosen, drop))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [0, 1, 300])
+def test_count_nearer(width, dtype, direction):
+    distances = torch.randint(0, 9, (6, width)).to(dtype)
+    distances[2] = torch.nan
+    crow = torch.tensor([0, 2, 2, 3, 7, 8, 11])
+    bound = torch.randint(0, 9, (11,)).to(dtype)
+    index = torch.randint(0, width + 40, (11,))
+    found = emulated.count_nearer(distances, crow, bound, index, 20)
+    assert torch.equal(found, count_nearer_op(distances, crow, bound, index, 20))
 
 
 def test_broken_offsets_and_labels_are_reported():

@@ -14,4 +14,5 @@ count_nearer_op = register_op(
     "count_nearer(Tensor distances, Tensor crow, Tensor bound, Tensor index, int first) -> Tensor",
     fake=_fake,
     reference=reference.count_nearer,
+    cuda="C++",
 )

@@ -92,7 +92,7 @@ def entry_distance(
         backend: "fused" (kernel of the tensors' device) or "reference" (plain torch).
 
     Returns:
-        Distances, bitwise those of `pair_distance` (CPU kernels). Shape (nnz,), dtype of `query`.
+        Distances, bitwise those of `pair_distance` (kernels). Shape (nnz,), dtype of `query`.
 
     Not differentiable. Deterministic. Memory: O(N + nnz).
 

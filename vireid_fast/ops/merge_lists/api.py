@@ -44,7 +44,7 @@ def merge_lists(
 
     Returns:
         Distances (R, k), indices (R, k) and farthest (R,) of a search in both, bitwise those of
-        `knn` (CPU kernels).
+        `knn` (kernels).
 
     Not differentiable. Deterministic. Memory: O(R k).
 

@@ -134,7 +134,7 @@ def feature_rank_statistics(
     """`rank_statistics` of the distances between features, which are never stored.
 
     The kernel computes tiles of distances and counts in each, so that the result is bitwise that
-    of `pairwise_distance` followed by `rank_statistics` (CPU kernels).
+    of `pairwise_distance` followed by `rank_statistics` (kernels).
 
     Args:
         query: Features of the queries. Shape (Q, D), float32 or float64 (16-bit is widened).
