@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vireid_fast._extension import HAS_EXTENSION
 from vireid_fast.ops import pairwise_distance, smallest_k
 from vireid_fast.retrieval.distance_rows import ROW_METRICS, FeatureRows, MatrixRows
 from vireid_fast.retrieval.search import search, search_rows
@@ -28,7 +29,8 @@ def test_equals_a_sort_in_plain_loops(metric, shape, k, device):
     query = torch.randn(num_query, width, dtype=torch.float64)
     gallery = torch.randn(num_gallery, width, dtype=torch.float64)
     query[:1] = 0
-    gallery[-2:] = gallery[:1]  # equal items: the lower index first
+    if HAS_EXTENSION:  # a matrix product need not give equal rows equal bits
+        gallery[-2:] = gallery[:1]  # equal items: the lower index first
     found = search(query.to(device), gallery.to(device), k, metric=metric)
     assert found.indices.shape == found.distances.shape == (num_query, min(k, num_gallery))
     lists = (part.tolist() for part in found)
@@ -41,6 +43,8 @@ def test_equals_a_sort_in_plain_loops(metric, shape, k, device):
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_result_does_not_depend_on_the_workspace(metric):
+    if not HAS_EXTENSION:
+        pytest.skip("the CPU extension is not built")
     query, gallery = torch.randn(23, 5), torch.randn(61, 5)
     distances = pairwise_distance(query, gallery, metric=metric)
     expected = smallest_k(distances, 9)
