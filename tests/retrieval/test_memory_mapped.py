@@ -96,6 +96,19 @@ def test_halves_are_widened_and_mixed_dtypes_meet_in_the_wider():
     assert torch.equal(found, rerank(query, points[6:].half(), 3, 2))
 
 
+def test_arrays_are_read_to_the_device_that_is_asked_for(device):
+    points = torch.randn(30, 4)
+    found = rerank_sharded(points[:6].numpy(), points[6:].numpy(), 3, 2, device=device)
+    assert found.gather().device.type == device.type
+    expected = rerank(points[:6].to(device), points[6:].to(device), 3, 2)
+    # Sums of a GPU may be in another order for other shapes.
+    tolerance = 0 if device.type == "cpu" else 1e-5
+    torch.testing.assert_close(found.gather(), expected, rtol=0, atol=tolerance)
+    ids = torch.arange(30) % 5
+    ranks = found.rank_statistics(ids[:6], ids[6:].numpy())
+    assert ranks.num_positives.tolist() == [4, 5, 5, 5, 5, 4]
+
+
 @pytest.mark.parametrize(
     ("values", "error", "text"),
     [

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from processes import run_processes
 
 from vireid_fast._collectives import CollectiveError
@@ -275,12 +276,20 @@ def _all_errors(world):
     caught["no correct"] = _catch(lambda: found.evaluate(ids, ids[:3] + 1, ids, ids[:3]))
     caught["k"] = _catch(lambda: found.top_k(0))
     caught["metric"] = _catch(lambda: distances_sharded(found._query, found._query, "l1"))
+    only_first = dist.new_group([0])
+    arguments = _broken(0) | {"group": only_first}
+    caught["group"] = _catch(lambda: rerank_sharded(**arguments)) or ValueError(OUTSIDE)
     overflow = distances_sharded(torch.full((1, 2), 1e30), torch.tensor([[1e30, -1e30]]), "dot")
     caught["nan distance"] = _catch(lambda: overflow.rank_statistics(ids[:1], ids[:1]))
     return caught
 
 
+OUTSIDE = (
+    "ShardGroup: group must contain this process, got a group without it. Call this in the group's "
+    "processes only."
+)
 LATE_ERRORS = {
+    "group": (ValueError, "group must contain this process"),
     "labels": (ValueError, r"gallery_ids must have shape \(3,\), got \(2,\)\. \(process 1\)"),
     "query labels": (ValueError, "query_ids, query_groups and drop must be alike in all processes"),
     "groups": (ValueError, 'query_groups must be given for drop="same_group", got None'),

@@ -31,6 +31,7 @@ from vireid_fast.retrieval.sharded_sparse import (
     expanded_rows,
     query_rows,
     reciprocal_rows,
+    rows_from,
     take_rows,
 )
 
@@ -50,8 +51,7 @@ class ShardedRerank(ShardedDistances):
     ) -> None:
         super().__init__(what, items, "squared_euclidean")
         self._query_rows = query_rows(items, rows)
-        gallery = torch.arange(items.num_own_query, len(items.own_ids), device=self.device)
-        self._gallery_rows = take_rows(rows, gallery)
+        self._gallery_rows = rows_from(rows, items.num_own_query)
         self._farthest = farthest
         self._lambda = lambda_value
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from vireid_fast import _checks
 from vireid_fast._collectives import (
     Broadcast,
     CollectiveError,
@@ -44,6 +45,10 @@ class ShardGroup:
 
     def __init__(self, group: ProcessGroup | None, device: torch.device) -> None:
         self.rank = group_rank(group)
+        _checks.require(
+            self.rank >= 0, "ShardGroup", "group", "contain this process", "a group without it",
+            "Call this in the group's processes only.",
+        )  # fmt: skip
         self.size = group_size(group)
         self.device = device
         self._group = group

@@ -28,6 +28,7 @@ Labels = Tensor | np.ndarray
 # Pairs of a query and a correct item, and of a query and an identity, that a batch may have.
 _BATCH_PAIRS = 1 << 22
 _BATCH_IDENTITIES = 1 << 26
+_SUMMED = 1 << 20
 # Queries of like identity whose correct items are measured together.
 _NEIGHBOURING_QUERIES = 64
 
@@ -217,7 +218,9 @@ def _count(
         f"nan in the row of query {pairs.begin + int(bad[0]) if bad.numel() else -1}",
         "Check the features of that query.",
     )  # fmt: skip
-    seen = distances.group.maximum(before).sum(1)
+    # A few rows at a time, because a sum widens what it is given to 8 bytes.
+    parts = distances.group.maximum(before).split(max(1, _SUMMED // max(1, num_identities)))
+    seen = torch.cat([part.sum(1) for part in parts])
     return _statistics(pairs.crow, distances.group.sum(ranks), seen)
 
 

@@ -101,6 +101,12 @@ def take_rows(rows: SparseRows, positions: Tensor) -> SparseRows:
     return SparseRows(crow, rows.col[entries], rows.weight[entries])
 
 
+def rows_from(rows: SparseRows, first: int) -> SparseRows:
+    """The rows from `first` on, without a copy of their entries."""
+    begin = int(rows.crow[first])
+    return SparseRows(rows.crow[first:] - begin, rows.col[begin:], rows.weight[begin:])
+
+
 class _Sets:
     """Expanded k-reciprocal sets of chosen items.
 
