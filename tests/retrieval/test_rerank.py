@@ -10,11 +10,11 @@ import torch
 from rerank_oracles import dense_oracle, make_features, matrices
 
 from vireid_fast._extension import HAS_EXTENSION, INSTRUCTION_SETS, limit_instruction_set
-from vireid_fast.ops import smallest_k
+from vireid_fast.ops import k_reciprocal_sets, smallest_k
 from vireid_fast.retrieval import squared_distances
-from vireid_fast.retrieval.reciprocal_encoding import rank_lists
+from vireid_fast.retrieval.reciprocal_encoding import encode, rank_lists, require_parameters
 from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
-from vireid_fast.retrieval.squared_distances import MatrixDistances
+from vireid_fast.retrieval.squared_distances import FeatureDistances, MatrixDistances
 from vireid_fast.testing import limit_threads
 
 FIXTURES = ["basic_k20_6", "k1_gt_N", "odd_k7_3", "ties_int_k20"]
@@ -33,6 +33,30 @@ def test_equals_the_published_results(name, shared_dir):
     np.testing.assert_allclose(features, expected, rtol=0, atol=TOLERANCE)
     given = rerank_distances(arrays["qg"], arrays["qq"], arrays["gg"], *parameters)
     np.testing.assert_allclose(given, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_sets_and_weights_equal_the_published_ones(name, shared_dir):
+    with np.load(shared_dir / "fixtures" / "rerank" / f"rerank_{name}.npz") as stored:
+        arrays = dict(stored)
+    parameters = require_parameters("test", *(arrays[key].item() for key in ("k1", "k2", "lam")))
+    query, gallery = (torch.from_numpy(arrays[key]) for key in ("qf", "gf"))
+    distances = FeatureDistances(query, gallery, block=7)
+    num_items = distances.num_items
+    candidates = distances.nearest(parameters.candidates(num_items))
+    lists = rank_lists(distances, candidates, parameters.list_length(num_items))
+    assert lists[:, : arrays["rank_stable"].shape[1]].tolist() == arrays["rank_stable"].tolist()
+    crow, col = k_reciprocal_sets(lists, parameters.k1)
+    assert crow.diff().tolist() == arrays["set_sizes"].tolist()
+    row = torch.repeat_interleave(crow.diff())
+    chosen = torch.zeros(num_items, num_items, dtype=torch.bool)
+    chosen[row, col] = True
+    assert torch.equal(chosen, torch.from_numpy(arrays["V64"]) != 0)
+    rows = encode("test", distances, parameters).rows
+    dense = torch.zeros(len(query), num_items)
+    dense[torch.repeat_interleave(rows.crow.diff()), rows.col] = rows.weight
+    expected = torch.from_numpy(arrays["Vqe64"])[: len(query)]
+    torch.testing.assert_close(dense, expected, rtol=0, atol=1e-7)
 
 
 # (Q, G, D, k1, k2, lambda): ordinary; odd halves; clipping lists; smallest sets; N = 2; extremes.
