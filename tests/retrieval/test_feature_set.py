@@ -66,6 +66,17 @@ def test_subset_takes_all_columns():
     assert features.subset(selected).person_ids.tolist() == [1]
 
 
+@pytest.mark.parametrize(("positions", "is_view"), [([1, 2, 3], True), ([0, 2], False), ([], False)])
+def test_ascending_rows_that_follow_each_other_are_a_view(positions, is_view):
+    features = feature_set_from_arrays(make_arrays(), "test")
+    rows = torch.tensor(positions, dtype=torch.int64)
+    taken, copied = features.ascending(rows), features.subset(rows)
+    for name in ("features", "person_ids", "camera_ids", "modality", "image_indices", "roles"):
+        assert torch.equal(getattr(taken, name), getattr(copied, name))
+    storage = taken.features.untyped_storage().data_ptr()
+    assert (storage == features.features.untyped_storage().data_ptr()) == is_view
+
+
 @pytest.mark.parametrize(
     ("key", "value", "error", "match"),
     [

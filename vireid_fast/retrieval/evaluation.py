@@ -60,8 +60,9 @@ def evaluate(
         progress: Called as progress(done, total) while the evaluation goes on.
 
     Returns:
-        The result over the protocol's trials. Deterministic. Memory: the features in float64 and
-        256 rows of distances; with re-ranking see `rerank`.
+        The result over the protocol's trials. Deterministic. Memory: the features once more (twice
+        where float64 is computed from a copy, see `retrieval.scoring`) and 256 rows of distances;
+        with re-ranking see `rerank`.
 
     Raises:
         ValueError: A name is unknown, an argument is out of range, a column that the protocol
@@ -171,7 +172,7 @@ def evaluate_settings(
     )
     trials: dict[Setting, list[Metrics]] = {setting: [] for setting in settings}
     for search in searches:
-        sides = features.subset(search.query), features.subset(search.gallery)
+        sides = features.ascending(search.query), features.ascending(search.gallery)
         found = score(rules, *sides, search.trials, metric, parameters, report)
         for trial, metrics in zip(search.trials, found, strict=True):
             trials[trial.setting].append(metrics)
@@ -226,7 +227,7 @@ def evaluate_pair(
     splits = _splits(rules, split)
     query.validate("query")
     gallery = gallery.validate("gallery")
-    gallery = gallery.subset(~rules.is_junk(gallery.person_ids))
+    gallery = gallery.ascending((~rules.is_junk(gallery.person_ids)).nonzero().flatten())
     _require_pair(rules, query, gallery)
     trials = [Trial(Setting("", 1))]
     report = Reporter(progress, steps(len(query), trials, parameters is None))

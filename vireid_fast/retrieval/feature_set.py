@@ -90,6 +90,17 @@ class FeatureSet:
         """Rows at `positions` (int64 (n,) or bool (N,)), in that order."""
         return self._map(lambda column: column[positions])
 
+    def ascending(self, positions: Tensor) -> FeatureSet:
+        """Rows at ascending distinct positions (int64 (n,)); a view where they follow each other.
+
+        So a gallery that is most of the set is not copied; do not write to it.
+        """
+        count = len(positions)
+        if count and int(positions[-1] - positions[0]) == count - 1:
+            first = int(positions[0])
+            return self._map(lambda column: column[first : first + count])
+        return self.subset(positions)
+
     def to(self, device: torch.device | str) -> FeatureSet:
         """The set on another device."""
         return self._map(lambda column: column.to(device))
