@@ -66,7 +66,9 @@ def test_subset_takes_all_columns():
     assert features.subset(selected).person_ids.tolist() == [1]
 
 
-@pytest.mark.parametrize(("positions", "is_view"), [([1, 2, 3], True), ([0, 2], False), ([], False)])
+@pytest.mark.parametrize(
+    ("positions", "is_view"), [([1, 2, 3], True), ([0, 2], False), ([], False)]
+)
 def test_ascending_rows_that_follow_each_other_are_a_view(positions, is_view):
     features = feature_set_from_arrays(make_arrays(), "test")
     rows = torch.tensor(positions, dtype=torch.int64)
