@@ -39,7 +39,8 @@ class RerankedRows:
         lambda_value: See `rerank`.
         workspace: See `rerank`.
 
-    Memory: O(N (k1 + D)), and each block that is asked for.
+    Memory: O(N (k1 + D)), and each block that is asked for. The features are not copied where they
+    are contiguous and in range: leave them as they are while blocks are asked for.
 
     Raises:
         ValueError: See `rerank`. TypeError: See `rerank`. RuntimeError: See `rerank`.
