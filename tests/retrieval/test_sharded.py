@@ -274,7 +274,11 @@ def _all_errors(world):
     cameras = ids + 1 if world.rank == 0 else None
     caught["cameras"] = _catch(lambda: found.evaluate(ids, ids[:3], cameras, ids[:3]))
     caught["no correct"] = _catch(lambda: found.evaluate(ids, ids[:3] + 1, ids, ids[:3]))
-    caught["k"] = _catch(lambda: found.top_k(0))
+    caught["protocol"] = _catch(lambda: found.evaluate(ids, ids[:3], ids, ids[:3], "market"))
+    caught["k"] = _catch(lambda: found.top_k(1 - world.rank))
+    caught["another k"] = _catch(lambda: found.top_k(2 - world.rank))
+    arguments = _broken(0) | {"query_ids": ids, "gallery_ids": ids[:3], "rerank": (20, 6)}
+    caught["rerank"] = _catch(lambda: evaluate_sharded(**arguments))
     caught["metric"] = _catch(lambda: distances_sharded(found._query, found._query, "l1"))
     only_first = dist.new_group([0])
     arguments = _broken(0) | {"group": only_first}
@@ -297,7 +301,10 @@ LATE_ERRORS = {
     "label type": (TypeError, "query_ids must be int64"),
     "cameras": (ValueError, r"query_cameras must be given, since it drops by camera, got None"),
     "no correct": (ValueError, "query must hold at least one valid query"),
-    "k": (ValueError, "k must be at least 1, got 0"),
+    "protocol": (ValueError, "protocol must be one of"),
+    "k": (ValueError, r"k must be at least 1, got 0\. \(process 1\)"),
+    "another k": (ValueError, "k must be alike in all processes, got 2 in process 0 and 1 in pro"),
+    "rerank": (ValueError, r"rerank must be \(k1, k2, lambda_value\), got \(20, 6\)"),
     "metric": (ValueError, "metric must be one of"),
     "nan distance": (ValueError, "distances must hold no NaN, got nan in the row of query 0"),
 }

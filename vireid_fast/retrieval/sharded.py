@@ -105,8 +105,8 @@ def rerank_sharded(
     Returns:
         Distances to evaluate (`evaluate`), list (`top_k`) or put together (`gather`).
 
-    Memory: about 600 bytes for each item of this process and 100 for each item at k1 = 20,
-    k2 = 6, and a few blocks of features and tiles of distances.
+    Memory: at k1 = 20, k2 = 6 about 3 KB for each item of this process and 100 bytes for each item
+    of all, a few blocks of features and a tile of distances.
 
     Raises:
         ValueError, TypeError, RuntimeError: As `rerank`; in all processes alike, with the number
@@ -199,6 +199,14 @@ def evaluate_sharded(
     Raises:
         ValueError, TypeError, RuntimeError: See `rerank_sharded` and `ShardedDistances.evaluate`.
     """
+    what = "evaluate_sharded"
+    world = ShardGroup(group, _device(query, gallery_shard, device))
+    world.agree(
+        lambda: _checks.require(
+            rerank is None or len(rerank) == 3, what, "rerank", "be (k1, k2, lambda_value)", rerank
+        )
+    )
+    require_alike(world, what, "rerank", str(rerank))
     place = {"group": group, "device": device, "block_rows": block_rows}
     if rerank is None:
         distances = distances_sharded(query, gallery_shard, metric, **place)

@@ -11,7 +11,7 @@ from vireid_fast.ops import KNN, RankStatistics, pairwise_distance, smallest_k
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import Protocol
 from vireid_fast.retrieval.protocols import get_protocol, require_cameras
-from vireid_fast.retrieval.sharded_items import ShardedItems
+from vireid_fast.retrieval.sharded_items import ShardedItems, require_alike
 from vireid_fast.retrieval.sharded_neighbors import MergedLists
 from vireid_fast.retrieval.sharded_ranks import DropRule, Labels, ShardLabels, count_ranks
 
@@ -71,9 +71,9 @@ class ShardedDistances:
         Raises:
             ValueError, TypeError: As `rank_statistics` and `evaluate_rows`.
         """
-        rules = get_protocol(protocol)
         cameras = (query_cameras, gallery_cameras)
-        groups = self.group.agree(lambda: _groups(rules, cameras))
+        rules, groups = self.group.agree(lambda: _rules(protocol, cameras))
+        require_alike(self.group, self._what, "protocol", protocol)
         statistics = self.rank_statistics(query_ids, gallery_ids, *groups, drop=rules.drop)
         return metrics_from_ranks(statistics, self.num_gallery, rules.cmc)
 
@@ -128,7 +128,9 @@ class ShardedDistances:
         Raises:
             ValueError, TypeError: k is no integer of at least 1.
         """
-        k = min(_checks.positive_int(self._what, "k", k), self.num_gallery)
+        k = self.group.agree(lambda: _checks.positive_int(self._what, "k", k))
+        require_alike(self.group, self._what, "k", str(k))
+        k = min(k, self.num_gallery)
         queries = torch.arange(self.num_query, device=self.device)
         lists = MergedLists(self.num_query, min(k, self.num_own), self.dtype, self.device)
         for begin, features in self._columns():
@@ -195,10 +197,13 @@ class ShardedDistances:
         return max(1, _TILE_ELEMENTS // max(1, columns))
 
 
-def _groups(rules: Protocol, cameras: tuple[Labels | None, Labels | None]) -> list[Tensor | None]:
-    """What the protocol drops by, of queries and gallery rows."""
+def _rules(
+    protocol: str, cameras: tuple[Labels | None, Labels | None]
+) -> tuple[Protocol, tuple[Tensor | None, ...]]:
+    """A protocol, and what it drops by: of the queries, and of gallery rows."""
+    rules = get_protocol(protocol)
     if rules.drop == "none":
-        return [None, None]
+        return rules, (None, None)
     found = []
     for name, values in zip(("query", "gallery"), cameras, strict=True):
         _checks.require(
@@ -208,4 +213,4 @@ def _groups(rules: Protocol, cameras: tuple[Labels | None, Labels | None]) -> li
         numbers = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values
         require_cameras(rules, numbers, name)
         found.append(rules.groups(numbers))
-    return found
+    return rules, tuple(found)
