@@ -5,8 +5,9 @@
 // 16 lanes and then halves them four times; the product and, for differences, the difference and
 // the square round too), the float32 sum differs from the true one by at most gamma(n) sum |x y|
 // <= gamma(n) |x| |y|, gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical
-// Algorithms, 2002, section 3.1), and a sum of squares by gamma(n + 3) of itself. Float64 adds a
-// 2^-28 of that, underflow at most D 2^-125. Twice the bound is used.
+// Algorithms, 2002, section 3.1), and a sum of squares by gamma(n + 3) of itself; dividing a product
+// by two lengths adds four roundings. Float64 adds a 2^-28 of that, underflow at most D 2^-125.
+// Twice the bound is used.
 #pragma once
 
 #include <algorithm>
@@ -24,33 +25,47 @@ class FilteredDistances {
  public:
   static constexpr int64_t kTileCols = 512;
 
-  // `longest`: no row of the gallery is longer.
-  FilteredDistances(Metric metric, int64_t width, double longest, int64_t max_rows)
-      : metric_(metric),
+  // Codes of the metrics are those of Metric and 3: cosine, 1 - x y / (|x| |y|).
+  static constexpr int64_t kCosine = 3;
+
+  // `lengths` of the gallery's rows, in float64.
+  FilteredDistances(int64_t metric, int64_t width, const double* lengths, int64_t num_gallery,
+                    int64_t max_rows)
+      : cosine_(metric == kCosine),
+        metric_(cosine_ ? Metric::kNegativeDot : static_cast<Metric>(metric)),
         width_(width),
-        longest_(longest),
-        product_(metric == Metric::kNegativeDot ? Product::kDot : Product::kSquaredDifference),
+        product_(metric_ == Metric::kNegativeDot ? Product::kDot : Product::kSquaredDifference),
+        lengths_(lengths),
         coarse_(max_rows * kTileCols),
         wide_query_(max_rows * width),
         wide_items_(kWideCols * width),
         queries_(max_rows),
         places_(kTileCols),
-        unclear_(kTileCols) {}
+        unclear_(kTileCols) {
+    for (int64_t g = 0; g < num_gallery; ++g) {
+      // Negated, so that NaN stays.
+      if (!(lengths[g] <= longest_)) longest_ = lengths[g];
+      scalable_ = scalable_ && scalable(divisor(lengths[g]));
+    }
+    longest_ *= 1 + 1e-9;
+  }
 
-  // Takes the queries of the next tiles: `rows` rows of x.
-  void take(const float* x, int64_t rows) {
+  // Takes the queries of the next tiles: `rows` rows of x and their lengths.
+  void take(const float* x, const double* lengths, int64_t rows) {
     x_ = x;
     rows_ = rows;
     widen(x, rows * width_, wide_query_.data());
     for (int64_t r = 0; r < rows; ++r) {
       Query& query = queries_[r];
       query.bands.clear();
-      double square = 0;
-      for (int64_t d = 0; d < width_; ++d) {
-        const double value = wide_query_[r * width_ + d];
-        square += value * value;
+      query.length = lengths[r] * (1 + 1e-9);
+      if (cosine_) {
+        const double length = divisor(lengths[r]);
+        divide(&wide_query_[r * width_], length);
+        query.inverse = static_cast<float>(1 / length);
+        query.filtered = scalable_ && scalable(length);
+        continue;
       }
-      query.length = std::sqrt(square) * (1 + 1e-9);
       const double reach = query.length + longest_;
       // Beyond this a float32 sum might overflow. Negated, so that NaN is refused too.
       query.filtered = reach * reach < 1e37;
@@ -60,7 +75,7 @@ class FilteredDistances {
   // Float64 distances of query r to ascending items, which later tiles are compared with.
   void to_items(int64_t r, const float* gallery, const std::vector<int64_t>& items, double* out) {
     for (size_t i = 0; i < items.size(); ++i) {
-      out[i] = raw(r, gallery + items[i] * width_);
+      out[i] = raw(r, gallery + items[i] * width_, items[i]);
       queries_[r].bands.push_back(band(queries_[r], out[i]));
       out[i] = finished(out[i]);
     }
@@ -81,12 +96,14 @@ class FilteredDistances {
     bands.resize(kept);
   }
 
-  // Distances of the queries to `cols` <= kTileCols rows of y, on the same side of the distances
-  // of each query's items as the float64 ones, and equal to them where those are.
-  void tile(const float* y, int64_t cols, double* out, int64_t stride) {
+  // Distances of the queries to `cols` <= kTileCols gallery items from `first` on, which are the
+  // rows of y: on the same side of the distances of each query's items as the float64 ones, and
+  // equal to them where those are.
+  void tile(const float* y, int64_t first, int64_t cols, double* out, int64_t stride) {
     kernels().distance_tile<float>()(product_, x_, rows_, y, cols, width_, coarse_.data(),
                                      kTileCols);
     exact_rows_.clear();
+    if (cosine_) scale(first, cols);
     for (int64_t r = 0; r < rows_; ++r) {
       const float* coarse = &coarse_[r * kTileCols];
       const int64_t unclear = queries_[r].filtered ? find_unclear(queries_[r], coarse, cols) : -1;
@@ -97,10 +114,10 @@ class FilteredDistances {
       for (int64_t c = 0; c < cols; ++c) out[r * stride + c] = coarse[c];
       finish(out + r * stride, cols);
       for (int64_t i = 0; i < unclear; ++i) {
-        out[r * stride + unclear_[i]] = finished(raw(r, y + unclear_[i] * width_));
+        out[r * stride + unclear_[i]] = finished(raw(r, y + unclear_[i] * width_, first + unclear_[i]));
       }
     }
-    if (!exact_rows_.empty()) fill_exact(y, cols, out, stride);
+    if (!exact_rows_.empty()) fill_exact(y, first, cols, out, stride);
   }
 
  private:
@@ -108,6 +125,7 @@ class FilteredDistances {
 
   struct Query {
     double length;
+    float inverse;            // of the length, for the cosine
     bool filtered;            // whether float32 tiles may decide
     std::vector<Band> bands;  // where they cannot, ascending
   };
@@ -119,9 +137,32 @@ class FilteredDistances {
     for (int64_t i = 0; i < count; ++i) out[i] = values[i];
   }
 
-  // The sum without the root or the sign, in float64.
-  double raw(int64_t r, const float* y) {
+  // What a row is divided by: a row of zeros stays.
+  static double divisor(double length) { return length > 0 ? length : 1; }
+
+  // Lengths between which float32 products of two rows neither overflow nor lose to underflow.
+  static bool scalable(double length) { return length > 1e-10 && length < 1e15; }
+
+  void divide(double* row, double length) const {
+    for (int64_t d = 0; d < width_; ++d) row[d] /= length;
+  }
+
+  // Products of rows to those of unit rows.
+  void scale(int64_t first, int64_t cols) {
+    inverse_.resize(kTileCols);
+    for (int64_t c = 0; c < cols; ++c) {
+      inverse_[c] = static_cast<float>(1 / divisor(lengths_[first + c]));
+    }
+    for (int64_t r = 0; r < rows_; ++r) {
+      float* coarse = &coarse_[r * kTileCols];
+      for (int64_t c = 0; c < cols; ++c) coarse[c] *= queries_[r].inverse * inverse_[c];
+    }
+  }
+
+  // The sum without the root, the sign or the offset, in float64.
+  double raw(int64_t r, const float* y, int64_t item) {
     widen(y, width_, wide_items_.data());
+    if (cosine_) divide(wide_items_.data(), divisor(lengths_[item]));
     double value;
     kernels().distance_tile<double>()(product_, &wide_query_[r * width_], 1, wide_items_.data(), 1,
                                       width_, &value, 1);
@@ -130,10 +171,14 @@ class FilteredDistances {
 
   // The float32 sums that may belong to a float64 sum on the other side of `value`, or equal to it.
   Band band(const Query& query, double value) const {
-    const double roundings = static_cast<double>((width_ + 15) / 16 + 8);
+    const double roundings = static_cast<double>((width_ + 15) / 16 + 9);
     const double gamma = 2 * roundings * 0x1p-24 / (1 - roundings * 0x1p-24);
-    const double scale = product_ == Product::kDot ? query.length * longest_ : 2 * std::abs(value);
-    const double slack = gamma * scale + static_cast<double>(width_) * 0x1p-124;
+    const double underflow = static_cast<double>(width_) * 0x1p-124;
+    double slack = gamma + underflow * 1e20;  // lengths are at least 1e-10
+    if (!cosine_) {
+      const double dot = query.length * longest_;
+      slack = gamma * (product_ == Product::kDot ? dot : 2 * std::abs(value)) + underflow;
+    }
     // Rounded outwards.
     const float infinity = std::numeric_limits<float>::infinity();
     return {std::nextafter(static_cast<float>(value - slack), -infinity),
@@ -154,9 +199,11 @@ class FilteredDistances {
     return total;
   }
 
+  double offset() const { return cosine_ ? 1 : 0; }
+
   double finished(double value) const {
     if (metric_ == Metric::kSquaredEuclidean) return value;
-    return metric_ == Metric::kEuclidean ? std::sqrt(value) : -value;
+    return metric_ == Metric::kEuclidean ? std::sqrt(value) : offset() - value;
   }
 
   void finish(double* values, int64_t count) const {
@@ -164,35 +211,42 @@ class FilteredDistances {
     if (metric_ == Metric::kEuclidean) {
       for (int64_t i = 0; i < count; ++i) values[i] = std::sqrt(values[i]);
     } else {
-      for (int64_t i = 0; i < count; ++i) values[i] = -values[i];
+      for (int64_t i = 0; i < count; ++i) values[i] = offset() - values[i];
     }
   }
 
-  void fill_exact(const float* y, int64_t cols, double* out, int64_t stride) {
+  void fill_exact(const float* y, int64_t first, int64_t cols, double* out, int64_t stride) {
     const auto tile = kernels().distance_tile<double>();
-    for (int64_t first = 0; first < cols; first += kWideCols) {
-      const int64_t count = std::min(kWideCols, cols - first);
-      widen(y + first * width_, count * width_, wide_items_.data());
+    for (int64_t col = 0; col < cols; col += kWideCols) {
+      const int64_t count = std::min(kWideCols, cols - col);
+      widen(y + col * width_, count * width_, wide_items_.data());
+      for (int64_t c = 0; cosine_ && c < count; ++c) {
+        divide(&wide_items_[c * width_], divisor(lengths_[first + col + c]));
+      }
       if (static_cast<int64_t>(exact_rows_.size()) == rows_) {
-        tile(product_, wide_query_.data(), rows_, wide_items_.data(), count, width_, out + first,
+        tile(product_, wide_query_.data(), rows_, wide_items_.data(), count, width_, out + col,
              stride);
       } else {
         for (const int64_t r : exact_rows_) {
           tile(product_, &wide_query_[r * width_], 1, wide_items_.data(), count, width_,
-               out + r * stride + first, stride);
+               out + r * stride + col, stride);
         }
       }
     }
     for (const int64_t r : exact_rows_) finish(out + r * stride, cols);
   }
 
+  bool cosine_;
   Metric metric_;
   int64_t width_;
-  double longest_;
   Product product_;
+  const double* lengths_;
+  double longest_ = 0;
+  bool scalable_ = true;
   const float* x_ = nullptr;
   int64_t rows_ = 0;
   std::vector<float> coarse_;
+  std::vector<float> inverse_;
   std::vector<double> wide_query_;
   std::vector<double> wide_items_;
   std::vector<Query> queries_;

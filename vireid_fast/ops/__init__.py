@@ -37,9 +37,9 @@ from vireid_fast.ops.rank_statistics import (
     GalleryIndex,
     RankStatistics,
     feature_rank_statistics,
-    longest_row,
     rank_statistics,
     ranking_distances,
+    row_lengths,
     wide_rank_statistics,
 )
 from vireid_fast.ops.sparse_rows import SparseRows
@@ -71,7 +71,6 @@ __all__ = [
     "jaccard_distance",
     "k_reciprocal_sets",
     "knn",
-    "longest_row",
     "merge_lists",
     "pair_distance",
     "pairwise_distance",
@@ -80,6 +79,7 @@ __all__ = [
     "rank_statistics",
     "ranking_distances",
     "reciprocal_weights",
+    "row_lengths",
     "smallest_k",
     "wide_rank_statistics",
 ]

@@ -10,12 +10,12 @@ from torch.nn import functional
 from vireid_fast.ops import (
     GalleryIndex,
     RankStatistics,
-    longest_row,
     rank_statistics,
     ranking_distances,
+    row_lengths,
     wide_rank_statistics,
 )
-from vireid_fast.ops.rank_statistics import WIDE_METRICS, DropRule
+from vireid_fast.ops.rank_statistics import DropRule
 from vireid_fast.retrieval.batched import iterate_galleries, iterate_query_sets
 from vireid_fast.retrieval.distance_rows import FeatureRows, MatrixRows
 from vireid_fast.retrieval.feature_set import FeatureSet
@@ -79,7 +79,7 @@ def score(
         report: Told of each step.
 
     Memory: 256 rows of distances where there are several galleries; features in float64 where they
-    are not float32 on the CPU or the metric is "cosine". With re-ranking see `rerank`.
+    are float64 or not on the CPU. With re-ranking see `rerank`.
 
     Raises:
         ValueError: No query of a trial has a correct item, or a distance is NaN.
@@ -87,7 +87,7 @@ def score(
     if parameters is not None:
         query, gallery = _as_float64(query), _as_float64(gallery)
         return _reranked(rules, query, gallery, trials, metric, parameters, report)
-    if _is_wide(query.features, metric):
+    if _is_wide(query.features) and _is_wide(gallery.features):
         distances = _WideDistances(query, gallery, metric)
     else:
         distances = _Float64Distances(query, gallery, metric)
@@ -106,13 +106,12 @@ def score(
     return found
 
 
-def _is_wide(features: Tensor, metric: Metric) -> bool:
+def _is_wide(features: Tensor) -> bool:
     """Whether float32 tiles may decide what float64 distances would, and do so faster.
 
-    They do on the CPU, for features that float32 holds exactly and metrics that do not normalise.
+    They do on the CPU, for features that float32 holds exactly.
     """
-    narrow = features.dtype != torch.float64 and features.device.type == "cpu"
-    return narrow and metric in WIDE_METRICS
+    return features.dtype != torch.float64 and features.device.type == "cpu"
 
 
 class _WideDistances:
@@ -122,7 +121,7 @@ class _WideDistances:
         self._query, self._gallery = query.features.float(), gallery.features.float()
         self._ids = query.person_ids
         self._index = GalleryIndex.build(gallery.person_ids)
-        self._options = {"metric": metric, "longest": longest_row(self._gallery)}
+        self._options = {"metric": metric, "gallery_lengths": row_lengths(self._gallery)}
 
     def block(self, begin: int, end: int) -> Tensor:
         """Distances that rank like the float64 ones. Shape (end - begin, G)."""

@@ -13,13 +13,9 @@ from vireid_fast.ops.rank_statistics.op import (
     DROP_RULES,
     feature_rank_statistics_op,
     rank_statistics_op,
-    ranking_distances_op,
-    wide_rank_statistics_op,
 )
 
 DropRule = Literal["none", "same_group", "same_group_and_id"]
-WideMetric = Literal["euclidean", "squared_euclidean", "dot"]
-WIDE_METRICS: tuple[WideMetric, ...] = ("euclidean", "squared_euclidean", "dot")
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Metric -> its code in the raw op (those of `pairwise_distance`), and what is added to it.
@@ -30,8 +26,6 @@ _METRICS = {
     "cosine": (2, 1.0),
     "unit_cosine": (2, 1.0),
 }
-# Rows whose lengths are computed at once in float64.
-_LENGTH_ROWS = 1024
 
 
 class RankStatistics(NamedTuple):
@@ -108,14 +102,14 @@ def rank_statistics(
     if columns is not None:
         _require_columns(what, columns, distances)
         num_gallery = columns.shape[0]
-    labels = _labels(
+    labels = checked_labels(
         what, distances, num_gallery, query_ids, gallery_ids, query_groups, gallery_groups, drop
     )
     if distances.dtype in (torch.float16, torch.bfloat16):
         distances = distances.float()
     count = reference.rank_statistics if backend == "reference" else rank_statistics_op
     found = RankStatistics(*count(distances, *labels, columns, DROP_RULES.index(drop)))
-    return _without_nan(what, found, first_row)
+    return without_nan(what, found, first_row)
 
 
 def feature_rank_statistics(
@@ -171,7 +165,7 @@ def feature_rank_statistics(
     _checks.require_shape(what, "gallery", gallery, ("G", query.shape[1]))
     _checks.require_same_device(what, query=query, gallery=gallery)
     _checks.require_no_grad(what, query=query, gallery=gallery)
-    labels = _labels(
+    labels = checked_labels(
         what, query, len(gallery), query_ids, gallery_ids, query_groups, gallery_groups, drop
     )
     if query.dtype in (torch.float16, torch.bfloat16):
@@ -182,134 +176,10 @@ def feature_rank_statistics(
     reference_count = reference.feature_rank_statistics
     count = reference_count if backend == "reference" else feature_rank_statistics_op
     found = count(query, gallery, *labels, code, offset, DROP_RULES.index(drop))
-    return _without_nan(what, RankStatistics(*found), first_row)
+    return without_nan(what, RankStatistics(*found), first_row)
 
 
-def wide_rank_statistics(
-    query: Tensor,
-    gallery: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor | GalleryIndex,
-    query_groups: Tensor | None = None,
-    gallery_groups: Tensor | None = None,
-    *,
-    metric: WideMetric = "euclidean",
-    drop: DropRule = "none",
-    longest: float | None = None,
-    first_row: int = 0,
-    backend: Backend = "fused",
-) -> RankStatistics:
-    """`feature_rank_statistics` of float32 features in float64, at about the cost of float32.
-
-    A float32 tile decides which items stand before a correct one, except where its proven bound
-    (csrc/cpu/filtered_distances.h) leaves that open: there the float64 distance is computed. The
-    result is bitwise that of the features converted to float64 (CPU kernels), of which no copy is
-    made. Where the bound leaves more than an eighth of a tile's row open, float64 is cheaper and
-    does the whole row.
-
-    Args:
-        query: Shape (Q, D), float32.
-        gallery: Shape (G, D), float32.
-        query_ids: See `rank_statistics`, as all label arguments.
-        gallery_ids: See `rank_statistics`.
-        query_groups: See `rank_statistics`.
-        gallery_groups: See `rank_statistics`.
-        metric: "euclidean", "squared_euclidean" or "dot".
-        drop: See `rank_statistics`.
-        longest: `longest_row(gallery)`, where several calls share it; None: computed.
-        first_row: See `rank_statistics`.
-        backend: "fused" (kernel of the tensors' device) or "reference" (float64 in plain torch).
-
-    Returns:
-        See `feature_rank_statistics`.
-
-    Not differentiable. Deterministic. Memory: O(Q + G).
-
-    Raises:
-        ValueError: See `feature_rank_statistics`. TypeError: A dtype does not fit.
-        RuntimeError: The features require a gradient.
-    """
-    what = "wide_rank_statistics"
-    _checks.require_choice(what, "drop", drop, DROP_RULES)
-    code = _wide_features(what, query, gallery, metric, backend)
-    labels = _labels(
-        what, query, len(gallery), query_ids, gallery_ids, query_groups, gallery_groups, drop
-    )
-    bound = longest_row(gallery) if longest is None else longest
-    count = reference.wide_rank_statistics if backend == "reference" else wide_rank_statistics_op
-    found = count(query, gallery, *labels, code, bound, DROP_RULES.index(drop))
-    return _without_nan(what, RankStatistics(*found), first_row)
-
-
-def ranking_distances(
-    query: Tensor,
-    gallery: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor | GalleryIndex,
-    *,
-    metric: WideMetric = "euclidean",
-    longest: float | None = None,
-    backend: Backend = "fused",
-) -> Tensor:
-    """Distances of float32 features that rank each query's correct items as float64 ones do.
-
-    See `wide_rank_statistics`. An entry of the query's identity is bitwise the distance of the
-    features converted to float64; any other is so, or off by less than what would move it across
-    an entry of the query's identity. `rank_statistics` of them, or of some of their columns, is
-    therefore bitwise that of the float64 distances (CPU kernels).
-
-    Args:
-        query: Shape (Q, D), float32.
-        gallery: Shape (G, D), float32.
-        query_ids: See `rank_statistics`.
-        gallery_ids: See `rank_statistics`.
-        metric: "euclidean", "squared_euclidean" or "dot".
-        longest: `longest_row(gallery)`, where several calls share it; None: computed.
-        backend: "fused" (kernel of the tensors' device) or "reference" (float64 in plain torch).
-
-    Returns:
-        Shape (Q, G), float64.
-
-    Not differentiable. Deterministic. Memory: O(Q G) for the output.
-
-    Raises:
-        ValueError: A shape or device does not fit. TypeError: A dtype does not fit.
-        RuntimeError: The features require a gradient.
-    """
-    what = "ranking_distances"
-    code = _wide_features(what, query, gallery, metric, backend)
-    labels = _labels(what, query, len(gallery), query_ids, gallery_ids, None, None, "none")
-    bound = longest_row(gallery) if longest is None else longest
-    compute = reference.ranking_distances if backend == "reference" else ranking_distances_op
-    return compute(query, gallery, labels[0], *labels[3:5], code, bound)
-
-
-def longest_row(features: Tensor) -> float:
-    """A length that no row exceeds, for `wide_rank_statistics`. Shape (N, D), floating point."""
-    lengths = [
-        torch.linalg.vector_norm(rows.double(), dim=1).max()
-        for rows in features.split(_LENGTH_ROWS)
-        if len(rows)
-    ]
-    return float(torch.stack(lengths).max()) * (1 + 1e-9) if lengths else 0.0
-
-
-def _wide_features(
-    what: str, query: Tensor, gallery: Tensor, metric: WideMetric, backend: Backend
-) -> int:
-    """Check features; returns the code of the metric."""
-    _checks.require_choice(what, "backend", backend, BACKENDS)
-    _checks.require_choice(what, "metric", metric, WIDE_METRICS)
-    _checks.require_dtype(what, "query", query, (torch.float32,))
-    _checks.require_dtype(what, "gallery", gallery, (torch.float32,))
-    _checks.require_shape(what, "query", query, ("Q", "D"))
-    _checks.require_shape(what, "gallery", gallery, ("G", query.shape[1]))
-    _checks.require_same_device(what, query=query, gallery=gallery)
-    _checks.require_no_grad(what, query=query, gallery=gallery)
-    return _METRICS[metric][0]
-
-
-def _labels(
+def checked_labels(
     what: str,
     like: Tensor,
     num_gallery: int,
@@ -319,7 +189,7 @@ def _labels(
     gallery_groups: Tensor | None,
     drop: DropRule,
 ) -> tuple[Tensor, ...]:
-    """Checked labels in the form of the raw ops."""
+    """Checked labels in the form of the raw ops: of the queries, identities, groups."""
     _require_ids(what, "query_ids", query_ids, like.shape[0], like)
     if drop != "none":
         _require_groups(what, "query_groups", query_groups, like.shape[0], like, drop)
@@ -384,7 +254,8 @@ def _require_columns(what: str, columns: Tensor, distances: Tensor) -> None:
         )  # fmt: skip
 
 
-def _without_nan(what: str, found: RankStatistics, first_row: int) -> RankStatistics:
+def without_nan(what: str, found: RankStatistics, first_row: int) -> RankStatistics:
+    """`found`, or ValueError naming the first query with a distance that is NaN."""
     bad = (found.num_positives < 0).nonzero()
     if bad.numel():
         _checks.require(

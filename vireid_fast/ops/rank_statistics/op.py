@@ -52,14 +52,15 @@ feature_rank_statistics_op = register_op(
     cuda="C++",
 )
 wide_rank_statistics_op = register_op(
-    f"wide_rank_statistics(Tensor query, Tensor gallery, {_LABELS}, int metric, float longest,"
-    f" int drop) -> {_STATISTICS}",
+    f"wide_rank_statistics(Tensor query, Tensor gallery, {_LABELS}, Tensor query_lengths,"
+    f" Tensor gallery_lengths, int metric, int drop) -> {_STATISTICS}",
     fake=_fake_features,
     reference=reference.wide_rank_statistics,
 )
 ranking_distances_op = register_op(
     "ranking_distances(Tensor query, Tensor gallery, Tensor query_identities,"
-    " Tensor identity_start, Tensor identity_items, int metric, float longest) -> Tensor",
+    " Tensor identity_start, Tensor identity_items, Tensor query_lengths, Tensor gallery_lengths,"
+    " int metric) -> Tensor",
     fake=_fake_distances,
     reference=reference.ranking_distances,
 )

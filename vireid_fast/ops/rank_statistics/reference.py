@@ -109,14 +109,17 @@ def wide_rank_statistics(
     group_of: Tensor,
     group_start: Tensor,
     group_items: Tensor,
+    query_lengths: Tensor,
+    gallery_lengths: Tensor,
     metric: int,
-    longest: float,
     drop: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`feature_rank_statistics` in float64."""
+    """`feature_rank_statistics` in float64; metric 3 is the cosine of rows with these lengths."""
     index = (identity_of, identity_start, identity_items, group_of, group_start, group_items)
+    sides = _wide(query, query_lengths, metric), _wide(gallery, gallery_lengths, metric)
+    code, offset = (2, 1.0) if metric == 3 else (metric, 0.0)
     return feature_rank_statistics(
-        query.double(), gallery.double(), query_identities, query_groups, *index, metric, 0.0, drop
+        *sides, query_identities, query_groups, *index, code, offset, drop
     )
 
 
@@ -126,10 +129,19 @@ def ranking_distances(
     query_identities: Tensor,
     identity_start: Tensor,
     identity_items: Tensor,
+    query_lengths: Tensor,
+    gallery_lengths: Tensor,
     metric: int,
-    longest: float,
 ) -> Tensor:
     """All distances in float64."""
-    wide, items = query.double(), gallery.double()
+    rows, items = _wide(query, query_lengths, metric), _wide(gallery, gallery_lengths, metric)
+    if metric == 3:
+        return 1 + _distances(rows, items, 2)
     step = max(1, _STEP_ELEMENTS // max(1, gallery.numel()))
-    return torch.cat([_distances(rows, items, metric) for rows in wide.split(step)])
+    return torch.cat([_distances(part, items, metric) for part in rows.split(step)])
+
+
+def _wide(features: Tensor, lengths: Tensor, metric: int) -> Tensor:
+    if metric != 3:
+        return features.double()
+    return features.double() / torch.where(lengths > 0, lengths, 1)[:, None]
