@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(kBlockSize)
   int64_t entry = thread_index() / exact::kQuad;
   for (int64_t round = 0; round < rounds; ++round, entry += stride) {
     const int64_t at = entry < entries ? entry : 0;
-    const T distance =
-        exact::quad_distance(features.row(sparse::row_of_entry(crow, rows, at)), features.row(col[at]),
-                             features.width, features.aligned);
+    const int64_t row = sparse::row_of_entry(crow, rows, at);
+    const T distance = exact::quad_distance(features.row(row), features.row(col[at]),
+                                            features.width, features.aligned);
     if (threadIdx.x % exact::kQuad == 0 && entry < entries) distances[entry] = distance;
   }
 }

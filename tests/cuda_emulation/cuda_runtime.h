@@ -6,13 +6,17 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #define __global__
@@ -62,6 +66,12 @@ namespace emulation {
 constexpr int kWarp = 32;
 constexpr size_t kStack = 128 * 1024;
 
+// A background copy of 16 bytes, of zeros without source.
+struct Copy {
+  void* target;
+  const void* source;
+};
+
 enum class Wait { kNot, kBlock, kWarp };
 
 struct Fiber {
@@ -71,6 +81,7 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   bool done = false;
   Wait waits = Wait::kNot;
+  std::deque<std::vector<Copy>> copies;  // groups that are under way, the last still open
 };
 
 // What the lanes of a warp exchange at one point.
@@ -92,7 +103,9 @@ struct Block {
 };
 
 inline Block* block = nullptr;
-inline int direction = 1;  // -1 runs the threads of a block from the last to the first
+// In which order the threads of a block run: 1 as they are numbered, -1 from the last to the first,
+// 0 shuffled, differently each time.
+inline int direction = 1;
 inline dim3 grid_dim, block_dim, block_idx;
 
 [[noreturn]] inline void fail(const char* why) {
@@ -162,16 +175,22 @@ inline void run_block() {
   for (Fiber& fiber : block->fibers) {
     fiber.done = fiber.started = false;
     fiber.waits = Wait::kNot;
+    fiber.copies.assign(1, {});
     getcontext(&fiber.start);
     fiber.start.uc_stack.ss_sp = fiber.stack.get();
     fiber.start.uc_stack.ss_size = kStack;
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, run_fiber, 0);
   }
+  std::vector<int> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  if (direction < 0) std::reverse(order.begin(), order.end());
+  static std::minstd_rand random;
   while (block->live > 0) {
     bool moved = false;
-    for (int i = 0; i < count; ++i) {
-      block->current = direction > 0 ? i : count - 1 - i;
+    if (direction == 0) std::shuffle(order.begin(), order.end(), random);
+    for (const int thread : order) {
+      block->current = thread;
       Fiber& fiber = block->fibers[block->current];
       if (fiber.done || fiber.waits != Wait::kNot) continue;
       moved = true;

@@ -2,16 +2,31 @@
 
 inline unsigned char* dynamic_shared() { return emulation::block->shared.data(); }
 
+// Nothing is copied before it is waited for.
+inline std::deque<std::vector<emulation::Copy>>& pending_copies() {
+  return emulation::block->fibers[emulation::block->current].copies;
+}
+
 inline void copy_async(void* shared, const void* global, bool valid) {
-  if (valid) {
-    std::memcpy(shared, global, 16);
-  } else {
-    std::memset(shared, 0, 16);
+  pending_copies().back().push_back({shared, valid ? global : nullptr});
+}
+
+inline void copy_async_commit() { pending_copies().push_back({}); }
+
+template <int kPending>
+void copy_async_wait() {
+  auto& groups = pending_copies();
+  while (groups.size() > kPending + 1) {
+    for (const emulation::Copy& copy : groups.front()) {
+      if (copy.source != nullptr) {
+        std::memcpy(copy.target, copy.source, 16);
+      } else {
+        std::memset(copy.target, 0, 16);
+      }
+    }
+    groups.pop_front();
   }
 }
-inline void copy_async_commit() {}
-template <int kPending>
-void copy_async_wait() {}
 
 inline void load_matrices(uint32_t (&values)[4], const void* row) {
   const uint64_t mine[4] = {reinterpret_cast<uint64_t>(row)};

@@ -30,9 +30,9 @@ SHAPES = [(1, 1, 1, 1), (7, 13, 5, 4), (37, 101, 19, 10), (33, 67, 64, 300), (0,
 METRICS = ("euclidean", "squared_euclidean", "dot")
 
 
-@pytest.fixture(params=[1, -1], ids=["forwards", "backwards"])
+@pytest.fixture(params=[0, -1], ids=["shuffled", "backwards"])
 def direction(request):
-    """Both orders of the threads within a block."""
+    """Orders of the threads within a block in which a missing barrier would show."""
     emulated.library().set_direction(request.param)
     yield request.param
     emulated.library().set_direction(1)
@@ -80,7 +80,8 @@ def test_smallest_k(dtype, k, direction):
     assert_same_bits(emulated.smallest_k(distances, k), tuple(smallest_k(distances, k)))
 
 
-COARSE_SHAPES = [(7, 13, 5, 4), (130, 1500, 70, 21), (3, 1100, 130, 256)]
+# Widths of one, two, three and, which uses a stage again, five stages of the pipeline.
+COARSE_SHAPES = [(7, 13, 5, 4), (130, 1500, 70, 21), (3, 1100, 130, 256), (9, 150, 300, 5)]
 
 
 @pytest.mark.parametrize("shape", COARSE_SHAPES, ids=str)
