@@ -131,10 +131,14 @@ def ranking_distances(
 
 def row_lengths(features: Tensor) -> Tensor:
     """Euclidean lengths of the rows in float64, without a float64 copy of all. Shape (N,)."""
-    lengths = [
-        torch.linalg.vector_norm(rows.double(), dim=1) for rows in features.split(_LENGTH_ROWS)
-    ]
-    return torch.cat(lengths)
+    lengths = features.new_empty(len(features), dtype=torch.float64)
+    # One buffer for all blocks: new ones would leave holes between the results.
+    wide = lengths.new_empty((min(len(features), _LENGTH_ROWS), features.shape[1]))
+    for begin in range(0, len(features), _LENGTH_ROWS):
+        rows = features[begin : begin + _LENGTH_ROWS]
+        part = wide[: len(rows)].copy_(rows)
+        torch.linalg.vector_norm(part, dim=1, out=lengths[begin : begin + len(rows)])
+    return lengths
 
 
 def _wide_features(
