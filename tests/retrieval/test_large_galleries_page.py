@@ -13,7 +13,12 @@ import torch
 from processes import run_like_torchrun
 from torch.distributed.run import get_args_parser
 
-from vireid_fast.retrieval import RerankedRows, evaluate_rows
+from vireid_fast.retrieval import (
+    OutsideNeighbors,
+    RerankedRows,
+    evaluate_rows,
+    rerank_sharded,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "large_galleries.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -87,3 +92,7 @@ def test_neighbours_of_faiss(gallery):
     # The lists of so few items are nearly complete.
     assert 0.9 < recall <= 1 and abs(approximate - exact) < 0.01
     assert exact == pytest.approx(_expected(gallery).mAP, abs=1e-4)
+    names = gallery | {"gallery_shard": gallery["gallery"]}
+    names |= {"OutsideNeighbors": OutsideNeighbors, "rerank_sharded": rerank_sharded}
+    _run(EXAMPLES[3], names)
+    assert torch.equal(names["ranked"].gather(), names["approximate"].block(0, 50))

@@ -1,17 +1,13 @@
 """A gallery in shards against one process that has it whole: equal in every bit."""
 
 import contextlib
-import os
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from processes import run_processes
 
-from vireid_fast._collectives import CollectiveError
-from vireid_fast.engine import failures
 from vireid_fast.engine.distributed import World
 from vireid_fast.ops import pairwise_distance, rank_statistics, smallest_k
 from vireid_fast.retrieval import (
@@ -22,8 +18,10 @@ from vireid_fast.retrieval import (
 )
 from vireid_fast.retrieval.distance_rows import MatrixRows
 from vireid_fast.retrieval.evaluation import evaluate_rows
+from vireid_fast.retrieval.neighbors import rerank_from_neighbors
 from vireid_fast.retrieval.rerank import rerank
 from vireid_fast.retrieval.sharded import distances_sharded, evaluate_sharded, rerank_sharded
+from vireid_fast.retrieval.sharded_outside import OutsideNeighbors
 
 # Gallery rows of each process, by the number of processes.
 SHARDS = {1: (29,), 2: (22, 7), 3: (3, 0, 26), 4: (11, 12, 0, 6)}
@@ -82,6 +80,34 @@ def labels():
     return ids[:NUM_QUERY], groups[:NUM_QUERY], ids[NUM_QUERY:], groups[NUM_QUERY:]
 
 
+# Name -> (which lists, what else is given).
+OUTSIDE_LISTS = {
+    "exact lists": ("exact", ()),
+    "lists without the item": ("others", ()),
+    "approximate lists": ("approximate", ("farthest",)),
+}
+
+
+def outside_lists(kind):
+    """Lists of the clustered features, and largest distances."""
+    points = torch.cat(features("clustered"))
+    distances = pairwise_distance(points, points, metric="squared_euclidean")
+    lists = distances.argsort(dim=1, stable=True)
+    if kind == "others":
+        lists = lists[:, 1:]
+    if kind == "approximate":
+        # Every third neighbour was missed.
+        lists = lists[:, torch.arange(lists.shape[1]) % 3 < 2]
+    return lists[:, :9].numpy(), distances.amax(1)
+
+
+def _own_items(world, values):
+    """Rows of all queries and of this process's gallery rows."""
+    query, gallery = values[:NUM_QUERY], torch.as_tensor(values[NUM_QUERY:])
+    own = torch.cat([torch.as_tensor(query), _own(world, gallery)])
+    return own.numpy() if isinstance(values, np.ndarray) else own
+
+
 def _own(world, tensor):
     return tensor.split(SHARDS[world.size])[world.rank]
 
@@ -114,6 +140,13 @@ def _sharded(world, folder):
                 stack.enter_context(mock.patch.multiple(module, **sizes))
             found = rerank_sharded(query, shard, k1, k2, weight, block_rows=block)
             results[name] = _used(found, who, name in ("ties", "small pieces"))
+    query, gallery = features("clustered")
+    for name, (lists, options) in OUTSIDE_LISTS.items():
+        given = outside_lists(lists)
+        own = [_own_items(world, each) for each in given]
+        own = OutsideNeighbors(own[0], own[1] if "farthest" in options else None)
+        found = rerank_sharded(query, _own(world, gallery), 5, 3, neighbors=own, block_rows=9)
+        results[name] = found.gather()
     query, gallery = features("integers")
     for metric in ("euclidean", "squared_euclidean", "cosine", "dot"):
         plain = distances_sharded(query, _own(world, gallery), metric, block_rows=4)
@@ -165,6 +198,16 @@ def _numbers(metrics):
     return {k: v.tolist() if torch.is_tensor(v) else v for k, v in vars(metrics).items()}
 
 
+@pytest.mark.parametrize("name", OUTSIDE_LISTS)
+def test_lists_of_an_index_give_what_they_give_one_process(found, name):
+    kind, options = OUTSIDE_LISTS[name]
+    lists, farthest = outside_lists(kind)
+    farthest = farthest if "farthest" in options else None
+    expected = rerank_from_neighbors(*features("clustered"), lists, 5, 3, farthest=farthest)
+    for result in found:
+        _assert_equal([result[name]], [expected])
+
+
 def test_plain_distances_and_the_one_call(found):
     query, gallery = features("integers")
     query_ids, query_groups, gallery_ids, gallery_groups = labels()
@@ -182,163 +225,3 @@ def test_plain_distances_and_the_one_call(found):
             who = (query_ids, gallery_ids, query_groups, gallery_groups)
             expected = evaluate_rows(MatrixRows(distances), *who, "llcm/paper")
             assert _numbers(result[parameters]) == _numbers(expected)
-
-
-def _broken(rank, **changes):
-    """Arguments of `rerank_sharded`, wrong in one process."""
-    query, gallery = features("clustered")
-    arguments = {"query": query, "gallery_shard": gallery[3 * rank : 3 * rank + 3]}
-    return arguments | {k: v(arguments) for k, v in changes.items() if rank == 1}
-
-
-def _narrow(name):
-    return lambda arguments: arguments[name][:, :4]
-
-
-ERRORS = {
-    "width": (
-        lambda rank: _broken(rank, gallery_shard=_narrow("gallery_shard")),
-        ValueError, r"gallery_shard must have shape \(rows, 6\) like query, got \(3, 4\)\. "
-        r"\(process 1\)",
-    ),
-    "another width of everything": (
-        lambda rank: _broken(rank, gallery_shard=_narrow("gallery_shard"), query=_narrow("query")),
-        ValueError, "gallery_shard must be alike in all processes, got float32 of width 6 in "
-        "process 0 and float32 of width 4 in process 1",
-    ),
-    "dtype": (
-        lambda rank: _broken(rank, gallery_shard=lambda a: a["gallery_shard"].double()),
-        ValueError, "gallery_shard must be alike in all processes, got float32 of width 6 in "
-        "process 0 and float64 of width 6 in process 1",
-    ),
-    "type": (
-        lambda rank: _broken(rank, gallery_shard=lambda a: a["gallery_shard"].long()),
-        TypeError, "gallery_shard must be float32 .* got torch.int64",
-    ),
-    "nan": (
-        lambda rank: _broken(rank, gallery_shard=lambda a: torch.full((3, 6), torch.nan)),
-        ValueError, r"gallery_shard must be finite, got nan at row 0\. .*\(process 1\)",
-    ),
-    "queries": (
-        lambda rank: _broken(rank, query=lambda a: a["query"] + 1),
-        ValueError, "query must be alike in all processes, got 7 rows with digest",
-    ),
-    "no query": (
-        lambda rank: _broken(rank) | {"query": torch.zeros(0, 6)},
-        ValueError, r"query must have at least one row, got \(0, 6\)",
-    ),
-    "no gallery": (
-        lambda rank: _broken(rank) | {"gallery_shard": torch.zeros(0, 6)},
-        ValueError, r"gallery_shard must hold a row in at least one process, got \[0, 0\]",
-    ),
-    "parameters": (
-        lambda rank: _broken(rank, k1=lambda a: 7),
-        ValueError, r"k1, k2 and lambda_value must be alike in all processes",
-    ),
-    "k1": (
-        lambda rank: _broken(rank, k1=lambda a: 0),
-        ValueError, r"rerank_sharded: k1 must be at least 1, got 0\. \(process 1\)",
-    ),
-    "block_rows": (
-        lambda rank: _broken(rank, block_rows=lambda a: 5),
-        ValueError, "block_rows must be alike in all processes",
-    ),
-    "gradient": (
-        lambda rank: _broken(rank, gallery_shard=lambda a: a["gallery_shard"].requires_grad_()),
-        RuntimeError, "gallery_shard must not require a gradient",
-    ),
-}  # fmt: skip
-
-
-def _catch(action, **arguments):
-    try:
-        action(**arguments)
-    except (ValueError, TypeError, RuntimeError) as error:
-        return error
-    return None
-
-
-def _all_errors(world):
-    caught = {
-        name: _catch(rerank_sharded, **make(world.rank)) for name, (make, _, _) in ERRORS.items()
-    }
-    found = rerank_sharded(**_broken(0))
-    ids = torch.zeros(NUM_QUERY, dtype=torch.int64)
-    here = torch.zeros(3 - world.rank, dtype=torch.int64)
-    rank = found.rank_statistics
-    caught["labels"] = _catch(lambda: rank(ids, here))
-    caught["query labels"] = _catch(lambda: rank(ids + world.rank, ids[:3]))
-    caught["groups"] = _catch(lambda: rank(ids, ids[:3], drop="same_group"))
-    caught["drop"] = _catch(lambda: rank(ids, ids[:3], drop="all"))
-    caught["label type"] = _catch(lambda: rank(ids.int(), ids[:3]))
-    cameras = ids + 1 if world.rank == 0 else None
-    caught["cameras"] = _catch(lambda: found.evaluate(ids, ids[:3], cameras, ids[:3]))
-    caught["no correct"] = _catch(lambda: found.evaluate(ids, ids[:3] + 1, ids, ids[:3]))
-    caught["protocol"] = _catch(lambda: found.evaluate(ids, ids[:3], ids, ids[:3], "market"))
-    caught["k"] = _catch(lambda: found.top_k(1 - world.rank))
-    caught["another k"] = _catch(lambda: found.top_k(2 - world.rank))
-    arguments = _broken(0) | {"query_ids": ids, "gallery_ids": ids[:3], "rerank": (20, 6)}
-    caught["rerank"] = _catch(lambda: evaluate_sharded(**arguments))
-    caught["metric"] = _catch(lambda: distances_sharded(found._query, found._query, "l1"))
-    only_first = dist.new_group([0])
-    arguments = _broken(0) | {"group": only_first}
-    caught["group"] = _catch(lambda: rerank_sharded(**arguments)) or ValueError(OUTSIDE)
-    overflow = distances_sharded(torch.full((1, 2), 1e30), torch.tensor([[1e30, -1e30]]), "dot")
-    caught["nan distance"] = _catch(lambda: overflow.rank_statistics(ids[:1], ids[:1]))
-    return caught
-
-
-OUTSIDE = (
-    "ShardGroup: group must contain this process, got a group without it. Call this in the group's "
-    "processes only."
-)
-LATE_ERRORS = {
-    "group": (ValueError, "group must contain this process"),
-    "labels": (ValueError, r"gallery_ids must have shape \(3,\), got \(2,\)\. \(process 1\)"),
-    "query labels": (ValueError, "query_ids, query_groups and drop must be alike in all processes"),
-    "groups": (ValueError, 'query_groups must be given for drop="same_group", got None'),
-    "drop": (ValueError, "drop must be one of"),
-    "label type": (TypeError, "query_ids must be int64"),
-    "cameras": (ValueError, r"query_cameras must be given, since it drops by camera, got None"),
-    "no correct": (ValueError, "query must hold at least one valid query"),
-    "protocol": (ValueError, "protocol must be one of"),
-    "k": (ValueError, r"k must be at least 1, got 0\. \(process 1\)"),
-    "another k": (ValueError, "k must be alike in all processes, got 2 in process 0 and 1 in pro"),
-    "rerank": (ValueError, r"rerank must be \(k1, k2, lambda_value\), got \(20, 6\)"),
-    "metric": (ValueError, "metric must be one of"),
-    "nan distance": (ValueError, "distances must hold no NaN, got nan in the row of query 0"),
-}
-
-
-@pytest.fixture(scope="module")
-def errors(tmp_path_factory):
-    return run_processes(_all_errors, 2, tmp_path_factory.mktemp("errors"))
-
-
-@pytest.mark.parametrize("name", [*ERRORS, *LATE_ERRORS])
-def test_what_is_wrong_in_one_process_is_raised_in_all(errors, name):
-    kind, text = ERRORS[name][1:] if name in ERRORS else LATE_ERRORS[name]
-    first, second = (found[name] for found in errors)
-    assert type(first) is type(second) is kind
-    assert str(first) == str(second)
-    with pytest.raises(kind, match=text):
-        raise first
-
-
-def _one_ends(world, how):
-    failures.PATIENCE = 0.5
-    query, gallery = features("clustered")
-    if world.rank == 1 and how == "raise":
-        raise OSError("shard1.npy: no such file")
-    if world.rank == 1:
-        os._exit(1)
-    rerank_sharded(query, gallery[:5])
-
-
-@pytest.mark.parametrize(
-    ("how", "text"), [("raise", "process 1 failed: OSError: shard1.npy"), ("exit", "No sign of "
-    "process 1: killed, or stuck")],
-)  # fmt: skip
-def test_a_process_that_ends_is_named_by_the_others(tmp_path, how, text):
-    first, _ = run_processes(_one_ends, 2, tmp_path, how)
-    assert isinstance(first, CollectiveError) and text in str(first)

@@ -34,6 +34,7 @@ from vireid_fast.retrieval.sharded import (
     rerank_sharded,
 )
 from vireid_fast.retrieval.sharded_distances import ShardedDistances
+from vireid_fast.retrieval.sharded_outside import OutsideNeighbors
 from vireid_fast.retrieval.streaming import streamed_rank_statistics
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "MatrixRows",
     "Metrics",
     "MetricsSummary",
+    "OutsideNeighbors",
     "RerankParameters",
     "RerankedRows",
     "SearchResult",

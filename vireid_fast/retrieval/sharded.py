@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from vireid_fast import _checks
-from vireid_fast.ops import SparseRows, blend_jaccard, centred_distance, invert_rows
+from vireid_fast.ops import (
+    SparseRows,
+    blend_jaccard,
+    centred_distance,
+    invert_rows,
+    rank_normalised,
+)
 from vireid_fast.retrieval.distance_rows import ROW_METRICS, RowMetric
 from vireid_fast.retrieval.metrics import Metrics
 from vireid_fast.retrieval.reciprocal_encoding import require_farthest, require_parameters
@@ -26,6 +32,7 @@ from vireid_fast.retrieval.sharded_distances import ShardedDistances
 from vireid_fast.retrieval.sharded_group import ShardGroup
 from vireid_fast.retrieval.sharded_items import ShardedItems, require_alike
 from vireid_fast.retrieval.sharded_neighbors import nearest, rank_lists
+from vireid_fast.retrieval.sharded_outside import OutsideNeighbors, outside_candidates
 from vireid_fast.retrieval.sharded_ranks import Labels
 from vireid_fast.retrieval.sharded_sparse import (
     expanded_rows,
@@ -37,6 +44,7 @@ from vireid_fast.retrieval.sharded_sparse import (
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
 
 class ShardedRerank(ShardedDistances):
     """Re-ranked distances of all queries to this process's shard; made by `rerank_sharded`."""
@@ -80,6 +88,7 @@ def rerank_sharded(
     k2: int = 6,
     lambda_value: float = 0.3,
     *,
+    neighbors: OutsideNeighbors | None = None,
     group: ProcessGroup | None = None,
     device: torch.device | str | None = None,
     block_rows: int | None = None,
@@ -96,6 +105,8 @@ def rerank_sharded(
         k1: See `rerank`, as k2 and lambda_value.
         k2: See `rerank`.
         lambda_value: See `rerank`.
+        neighbors: Lists of an index, exact or approximate, in the place of the search; in all
+            processes or in none.
         group: Processes; None: the default group, or this process alone where there is none.
         device: Where to compute; None: where the tensors are, the CPU for arrays. With NCCL, the
             process's GPU.
@@ -117,10 +128,18 @@ def rerank_sharded(
     parameters = world.agree(lambda: require_parameters(what, k1, k2, lambda_value))
     require_alike(world, what, "k1, k2 and lambda_value", str(tuple(parameters)))
     items = ShardedItems(what, query, gallery_shard, world, block_rows, scaled=True)
-    candidates = nearest(items, parameters.candidates(items.num_items))
+    require_alike(world, what, "neighbors", "none" if neighbors is None else "some")
+    length = parameters.list_length(items.num_items)
+    if neighbors is None:
+        candidates = nearest(items, parameters.candidates(items.num_items))
+    else:
+        candidates = outside_candidates(what, items, parameters, neighbors)
     farthest = items.gather(candidates.farthest)
     require_farthest(what, farthest, items.num_query)
-    indices = rank_lists(items, candidates, parameters.list_length(items.num_items))
+    if neighbors is None:
+        indices = rank_lists(items, candidates, length)
+    else:
+        indices, _ = rank_normalised(*candidates, length)
     rows = reciprocal_rows(items, indices, candidates, parameters.k1)
     rows = expanded_rows(items, rows, indices, parameters.k2)
     # A copy, so that the numbers of all items need not stay.
