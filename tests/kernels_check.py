@@ -7,10 +7,14 @@ compiles every Triton kernel for the same targets. A kernel that takes more regi
 or shared memory than csrc/cuda/budgets.json or its triton.py declares fails the check, and so does
 one with fewer tensor-core instructions.
 
+What was compiled is remembered in build/kernels under a hash of all that it depends on, so that the
+tests and this command compile the same sources once.
+
 Exit codes: 0 all within budget, 1 a kernel exceeds its budget or does not compile, 3 a compiler is
 absent (what the other one could check was checked).
 """
 
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -21,14 +25,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA_TARGETS = ("80", "90a")
+REMEMBERED = ROOT / "build" / "kernels"
 LIMITS = ("registers", "spill_bytes", "shared_bytes")
 TENSOR_CORE = "tensor_core"
 
@@ -66,6 +72,30 @@ class Result:
         if self.usage.tensor_core < self.budget.get(TENSOR_CORE, 0):
             broken.append(TENSOR_CORE)
         return broken
+
+
+def remembered(
+    compiled: Callable[[], list[Usage]], sources: Iterable[Path], tools: str
+) -> list[Usage]:
+    """What compiling the sources gave, from an earlier time if neither they nor the tools changed.
+
+    Args:
+        compiled: Compiles; not called if its result is known.
+        sources: Every file that the result depends on, this one aside.
+        tools: Names the compilers and their versions.
+    """
+    digest = hashlib.sha256(tools.encode())
+    for path in sorted({*sources, Path(__file__)}):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    file = REMEMBERED / f"{digest.hexdigest()}.json"
+    if file.exists():
+        return [Usage(**usage) for usage in json.loads(file.read_text())]
+    found = compiled()
+    REMEMBERED.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps([asdict(usage) for usage in found]))
+    part.replace(file)
+    return found
 
 
 def parse_ptxas(text: str) -> Iterator[Usage]:
@@ -122,12 +152,23 @@ def check_cuda(
     """Compile the CUDA library of a folder and compare each kernel with its budget."""
     if budgets is None:
         budgets = json.loads((folder / "budgets.json").read_text())
+    if folder.is_relative_to(ROOT):
+        nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
+        sources = (path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+        usages = remembered(lambda: link_cuda(folder), sources, f"torch {version('torch')} {nvcc}")
+    else:
+        usages = link_cuda(folder)
+    return [Result(usage, budget_of(usage.kernel, budgets)) for usage in usages]
+
+
+def link_cuda(folder: Path) -> list[Usage]:
+    """Compile and link the CUDA library of a folder; what its kernels take."""
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "library.so"
         report = compile_cuda(sorted(folder.glob("*.cu")), library)
         if unstable := unstable_symbols(library):
             raise CheckError(f"the CUDA library needs unstable symbols: {', '.join(unstable)}")
-    return [Result(usage, budget_of(usage.kernel, budgets)) for usage in parse_ptxas(report)]
+    return list(parse_ptxas(report))
 
 
 def triton_cases() -> Iterator[tuple[str, object]]:
@@ -196,18 +237,28 @@ def triton_budget(case) -> dict[str, int]:
     return {name: getattr(case, name) for name in (*LIMITS, TENSOR_CORE)}
 
 
-def _check_case(number: int, capability: int) -> Result:
+def _compile_case(number: int, capability: int) -> Usage:
     # The case is looked up anew: a kernel cannot travel between processes.
     _, case = list(triton_cases())[number]
-    return Result(compile_triton(case, capability), triton_budget(case))
+    return compile_triton(case, capability)
 
 
 def check_triton() -> list[Result]:
     """Compile every declared Triton kernel, in parallel, and compare it with its budget."""
-    jobs = [(i, target) for i, (_, case) in enumerate(triton_cases()) for target in case.targets]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
-        return list(pool.map(_check_case, *zip(*jobs, strict=True), chunksize=4))
+    cases = [case for _, case in triton_cases()]
+    jobs = [(i, target) for i, case in enumerate(cases) for target in case.targets]
+
+    def compiled() -> list[Usage]:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+            return list(pool.map(_compile_case, *zip(*jobs, strict=True), chunksize=4))
+
+    sources = (ROOT / "vireid_fast" / "ops").rglob("*.py")
+    tools = f"torch {version('torch')} triton {version('triton')}"
+    usages = remembered(compiled, sources, tools)
+    return [
+        Result(usage, triton_budget(cases[i])) for (i, _), usage in zip(jobs, usages, strict=True)
+    ]
 
 
 def table(results: Iterable[Result]) -> str:

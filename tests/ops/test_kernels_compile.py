@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import subprocess
+from pathlib import Path
 
 import kernels_check
 import pytest
@@ -34,6 +35,23 @@ __global__ void __launch_bounds__(1024, 2) crowded_kernel(double* data, int step
 """
 USAGE = Usage("k", "sm_80", registers=40, spill_bytes=0, shared_bytes=1024)
 ROOMY = {"registers": 64, "spill_bytes": 0, "shared_bytes": 4096}
+
+
+def test_what_was_compiled_is_remembered_until_something_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels_check, "REMEMBERED", tmp_path / "kernels")
+    monkeypatch.setattr(kernels_check, "ROOT", Path("/"))
+    source = tmp_path / "k.cu"
+    source.write_text("one")
+    compiled = []
+
+    def compile_it() -> list[Usage]:
+        compiled.append(1)
+        return [USAGE]
+
+    for text, tools, times in (("one", "a", 1), ("one", "a", 1), ("two", "a", 2), ("two", "b", 3)):
+        source.write_text(text)
+        assert kernels_check.remembered(compile_it, [source], tools) == [USAGE]
+        assert len(compiled) == times
 
 
 def triton_cases():
@@ -127,6 +145,6 @@ def test_cuda_headers_hold_no_torch(tmp_path):
     for header in sorted((kernels_check.ROOT / "csrc" / "cuda").glob("*.cuh")):
         sources.append(tmp_path / f"{header.stem}.cu")
         sources[-1].write_text(f'#include "{header}"\n')
-    run = subprocess.run(["nvcc", "-std=c++20", "-arch=sm_80", "-t", "0", "-c", *map(str, sources)],
+    run = subprocess.run(["nvcc", "-std=c++20", "-arch=sm_80", "-t", "0", "-ptx", *map(str, sources)],
                          cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
     assert run.returncode == 0, run.stderr
