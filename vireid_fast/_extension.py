@@ -14,7 +14,7 @@ import torch
 
 from vireid_fast._checks import require
 
-SEARCH_PLANS = ("automatic", "measure_all", "float32", "int8")
+SEARCH_PLANS = ("automatic", "measure_all", "float32", "int16", "int8")
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 _REBUILD = "Rebuild: pip install --no-build-isolation -e ."
 
@@ -94,8 +94,8 @@ def search_plan(name: str) -> Iterator[None]:
     """Fix how `knn` goes about float32 searches on the CPU; results do not depend on it.
 
     Args:
-        name: "automatic" (its rule: csrc/cpu/neighbour_filter.h), "measure_all", or "float32" or
-            "int8" products as a filter, where these apply.
+        name: "automatic" (its rule: csrc/cpu/neighbour_filter.h), "measure_all", or "float32",
+            "int16" or "int8" products as a filter, where these apply.
 
     Raises:
         ValueError: The name is unknown.

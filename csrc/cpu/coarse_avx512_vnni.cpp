@@ -28,10 +28,17 @@ inline Integers dot_int8(Integers sums, Integers bytes, Integers signed_bytes) {
       reinterpret_cast<__m512i>(signed_bytes)));
 }
 
+// sums + the products of 2 and 2 signed 16-bit integers of each lane.
+inline Integers dot_int16(Integers sums, Integers a, Integers b) {
+  return reinterpret_cast<Integers>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sums),
+                                                        reinterpret_cast<__m512i>(a),
+                                                        reinterpret_cast<__m512i>(b)));
+}
+
 }  // namespace
 }  // namespace vireid_fast
 
-#define VIREID_HAS_INT8 1
+#define VIREID_HAS_INTEGERS 1
 #define VIREID_TABLE kCoarseAvx512Vnni
 #include "coarse_kernels.inc.h"
 #endif

@@ -44,6 +44,40 @@ Sums sums_of(const float* values, int64_t count) {
   return total;
 }
 
+constexpr float kLargestInt8 = 127.0f;
+constexpr float kLargestInt16 = 32000.0f;
+constexpr float kLongestInt16 = 46000.0f;  // below the square root of 2^31, rounding included
+
+// Integers of one group; a float stands for itself.
+int64_t group_of(CoarseProducts products) {
+  if (products == CoarseProducts::kFloat) return 1;
+  return kCoarseBytes / (products == CoarseProducts::kInt16 ? sizeof(int16_t) : sizeof(int8_t));
+}
+
+// Rows of `row_bytes` in panels of groups, each group changed by exclusive or with `flip`. Columns
+// beyond the last row repeat it; the scan does not see them.
+void pack_groups(const void* source, int64_t rows, int64_t row_bytes, uint32_t flip,
+                 void* target) {
+  constexpr int64_t kStep = 32 * kCoarseBytes;  // of a row at a time, for the first-level cache
+  const char* items = static_cast<const char*>(source);
+  char* panels = static_cast<char*>(target);
+  for (int64_t p = 0; p < padded_to_panels(rows);
+       p += kCoarsePanel, panels += kCoarsePanel * row_bytes) {
+    for (int64_t begin = 0; begin < row_bytes; begin += kStep) {
+      const int64_t end = std::min(row_bytes, begin + kStep);
+      for (int64_t c = 0; c < kCoarsePanel; ++c) {
+        const char* item = items + std::min(p + c, rows - 1) * row_bytes;
+        for (int64_t d = begin; d < end; d += kCoarseBytes) {
+          uint32_t group;
+          __builtin_memcpy(&group, item + d, sizeof(group));
+          group ^= flip;
+          __builtin_memcpy(panels + d * kCoarsePanel + c * kCoarseBytes, &group, sizeof(group));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<float> centre_of(const float* items, int64_t count, int64_t width) {
@@ -63,9 +97,7 @@ CoarseItems::CoarseItems(const float* items, int64_t item_count, int64_t item_wi
     : products(kind),
       count(item_count),
       width(item_width),
-      code_width(kind == CoarseProducts::kInt8
-                     ? (item_width + kCoarseGroup - 1) / kCoarseGroup * kCoarseGroup
-                     : item_width),
+      code_width((item_width + group_of(kind) - 1) / group_of(kind) * group_of(kind)),
       items_(items),
       centre_(centre),
       slack_(0x1p-18 + (kind == CoarseProducts::kFloat ? (item_width + 32) * 0x1p-23 : 0.0)) {
@@ -77,18 +109,23 @@ CoarseItems::CoarseItems(const float* items, int64_t item_count, int64_t item_wi
   radius.assign(count + kCoarseBlock, 0.0f);
   low.assign(count + kCoarseBlock, hidden);
   high.assign(count + kCoarseBlock, hidden);
-  if (kind == CoarseProducts::kInt8) {
-    codes_.resize(count * code_width);
-    corrections.resize(count);
-  }
+  if (kind == CoarseProducts::kInt8) int8_codes_.resize(count * code_width);
+  if (kind == CoarseProducts::kInt8) corrections.resize(count);
+  if (kind == CoarseProducts::kInt16) int16_codes_.resize(count * code_width);
   torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<float> centred(width);
     for (int64_t item = begin; item < end; ++item) {
       copy_rows(item, 1, centred.data());
+      const Sums sums = sums_of(centred.data(), width);
       if (products == CoarseProducts::kFloat) {
-        describe(item, 1.0f, sums_of(centred.data(), width).squares, 0);
+        describe(item, 1.0f, sums.squares, 0);
+      } else if (products == CoarseProducts::kInt8) {
+        encode(item, sums.largest / kLargestInt8, centred.data(), &int8_codes_[item * code_width]);
       } else {
-        encode_int8(item, centred.data());
+        // The dot product of two such vectors of codes fits int32 by Cauchy and Schwarz.
+        const float step = std::max(std::sqrt(sums.squares) * (1 + width * 0x1p-23f) / kLongestInt16,
+                                    sums.largest / kLargestInt16);
+        encode(item, step, centred.data(), &int16_codes_[item * code_width]);
       }
     }
   });
@@ -108,27 +145,25 @@ void CoarseItems::describe(int64_t item, float item_scale, double squared_norm, 
   high[item] = static_cast<float>(squared_norm * (1 + slack) + 0x1p-100);
 }
 
-void CoarseItems::encode_int8(int64_t item, float* centred) {
-  constexpr float kLargestCode = 127.0f;
+// Codes are multiples of `step`. Leaves what they miss in `centred`.
+template <typename Code>
+void CoarseItems::encode(int64_t item, float step, float* centred, Code* codes) {
   constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 leaves the nearest integer
-  const float largest = sums_of(centred, width).largest;
-  const float item_scale = largest / kLargestCode;
-  const float inverse = largest > 0 ? kLargestCode / largest : 0.0f;
-  int8_t* codes = codes_.data() + item * code_width;
-  int32_t squares = 0;
+  const float inverse = step > 0 ? 1 / step : 0.0f;
+  int64_t squares = 0;
   int32_t sum = 0;
   for (int64_t d = 0; d < width; ++d) {
     const float code = (centred[d] * inverse + kRound) - kRound;
     const int32_t value = static_cast<int32_t>(code);
-    codes[d] = static_cast<int8_t>(value);
+    codes[d] = static_cast<Code>(value);
     squares += value * value;
     sum += value;
-    centred[d] -= item_scale * code;
+    centred[d] -= step * code;
   }
-  std::fill(codes + width, codes + code_width, int8_t{0});
-  corrections[item] = 128 * sum;
-  const double norm = static_cast<double>(item_scale) * item_scale * squares;
-  describe(item, item_scale, norm, std::sqrt(sums_of(centred, width).squares));
+  std::fill(codes + width, codes + code_width, Code{0});
+  if (sizeof(Code) == 1) corrections[item] = 128 * sum;
+  const double norm = static_cast<double>(step) * step * static_cast<double>(squares);
+  describe(item, step, norm, std::sqrt(sums_of(centred, width).squares));
 }
 
 void CoarseItems::copy_rows(int64_t first, int64_t rows, float* target) const {
@@ -156,24 +191,12 @@ void CoarseItems::pack_panels(int64_t first, int64_t rows, float* panels) const 
   }
 }
 
+void CoarseItems::pack_panels(int64_t first, int64_t rows, int16_t* panels) const {
+  pack_groups(int16_codes(first), rows, code_width * sizeof(int16_t), 0, panels);
+}
+
 void CoarseItems::pack_panels(int64_t first, int64_t rows, uint8_t* panels) const {
-  constexpr uint32_t kOffsets = 0x80808080u;  // + 128 in each byte
-  constexpr int64_t kStep = 32 * kCoarseGroup;
-  for (int64_t p = 0; p < padded_to_panels(rows);
-       p += kCoarsePanel, panels += kCoarsePanel * code_width) {
-    for (int64_t begin = 0; begin < code_width; begin += kStep) {
-      const int64_t end = std::min(code_width, begin + kStep);
-      for (int64_t c = 0; c < kCoarsePanel; ++c) {
-        const int8_t* source = codes(first + std::min(p + c, rows - 1));
-        for (int64_t d = begin; d < end; d += kCoarseGroup) {
-          uint32_t bytes;
-          __builtin_memcpy(&bytes, source + d, sizeof(bytes));
-          bytes ^= kOffsets;
-          __builtin_memcpy(panels + d * kCoarsePanel + c * kCoarseGroup, &bytes, sizeof(bytes));
-        }
-      }
-    }
-  }
+  pack_groups(int8_codes(first), rows, code_width, 0x80808080u, panels);  // + 128 in each byte
 }
 
 }  // namespace vireid_fast

@@ -11,7 +11,12 @@
 namespace vireid_fast {
 
 inline constexpr int64_t kCoarsePanel = 64;  // columns of a packed panel
-inline constexpr int64_t kCoarseGroup = 4;   // int8 elements that one lane multiplies at a time
+inline constexpr int64_t kCoarseBytes = 4;   // of a group of integers that one lane multiplies
+
+// Rounding of a few float32 operations, and squares too small for relative bounds.
+inline constexpr float kCoarseUp = 1.0f + 0x1p-21f;
+inline constexpr float kCoarseDown = 1.0f - 0x1p-21f;
+inline constexpr float kCoarseTiny = 0x1p-100f;
 
 // What the test of a tile knows of each of its columns; arrays of the tile's columns.
 struct CoarseColumns {
@@ -39,19 +44,22 @@ enum CoarseList : int32_t { kRowNear = 1, kRowFar = 2, kColumnNear = 4, kColumnF
 
 struct CoarseKernels {
   // products[r * stride + c] = sum_d rows[r, d] * columns[c, d]. `rows` is (rows, width), and
-  // `panels` holds the columns in panels of kCoarsePanel: float [d][column], or int8 + 128 as
-  // uint8 [d / kCoarseGroup][column][d % kCoarseGroup], whose offset `corrections`[r], 128 times the
-  // sum of the row, takes off again. `width` is a multiple of kCoarseGroup for int8.
+  // `panels` holds the columns in panels of kCoarsePanel: float [d][column], or integers in groups
+  // of kCoarseBytes, [group][column][d in the group]. Integer widths are whole groups.
   void (*float_tile)(const float* rows, int64_t count, int64_t width, const float* panels,
                      int64_t num_panels, float* products, int64_t stride);
-  // Null where the set has no 8-bit dot product.
+  // The panels hold int8 + 128 as uint8; `corrections`[r], 128 times the sum of the row, takes the
+  // offset off again. Null where the set has no dot products of integers, as int16_tile.
   void (*int8_tile)(const int8_t* rows, const int32_t* corrections, int64_t count, int64_t width,
                     const uint8_t* panels, int64_t num_panels, int32_t* products, int64_t stride);
+  // Modulo 2^32: right where the result fits, whatever the sum passes on its way.
+  void (*int16_tile)(const int16_t* rows, int64_t count, int64_t width, const int16_t* panels,
+                     int64_t num_panels, int32_t* products, int64_t stride);
   // Writes the hits of one row of products, `count` a multiple of kCoarsePanel, and returns their
   // number. `mutual`: the columns have lists as well.
   int64_t (*float_scan)(const float* products, int64_t count, const CoarseRow& row,
                         const CoarseColumns& columns, bool mutual, CoarseHit* hits);
-  int64_t (*int8_scan)(const int32_t* products, int64_t count, const CoarseRow& row,
+  int64_t (*integer_scan)(const int32_t* products, int64_t count, const CoarseRow& row,
                        const CoarseColumns& columns, bool mutual, CoarseHit* hits);
 };
 

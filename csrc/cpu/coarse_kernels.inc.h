@@ -1,7 +1,7 @@
 // The bodies of the table in coarse_kernels.h, included once by each coarse_<set>.cpp, which first
 // defines kLanes, kTileRows, kTileVectors (registers of sums of a float tile: kTileRows rows of
 // kTileVectors registers), Vector, Integers, fused(), square_root(), lanes_of() and VIREID_TABLE, and,
-// where the set has an 8-bit dot product, VIREID_HAS_INT8 and dot_int8().
+// where the set has dot products of integers, VIREID_HAS_INTEGERS, dot_int8() and dot_int16().
 //
 // Nothing here may call a function or template with external linkage (the standard library
 // included): the linker keeps one copy of such a function, possibly the one compiled for a wider
@@ -62,20 +62,30 @@ void float_tile(const float* rows, int64_t count, int64_t width, const float* pa
   }
 }
 
-#ifdef VIREID_HAS_INT8
-template <int R>
-inline void int8_rows(const int8_t* rows, const int32_t* corrections, int64_t width,
-                      const uint8_t* panel, int32_t* products, int64_t stride) {
+#ifdef VIREID_HAS_INTEGERS
+inline Integers dot(Integers sums, Integers columns, Integers row, int8_t) {
+  return dot_int8(sums, columns, row);
+}
+inline Integers dot(Integers sums, Integers columns, Integers row, int16_t) {
+  return dot_int16(sums, columns, row);
+}
+
+// `corrections` may be null. Panels and rows are read in groups of kCoarseBytes.
+template <int R, typename Code>
+inline void integer_rows(const Code* rows, const int32_t* corrections, int64_t width,
+                         const char* panel, int32_t* products, int64_t stride) {
   constexpr int kVectors = kCoarsePanel / kLanes;
+  constexpr int64_t kGroup = kCoarseBytes / sizeof(Code);
   Integers sums[R][kVectors];
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = -corrections[r] - Integers{};
+    const int32_t first = corrections == nullptr ? 0 : -corrections[r];
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = first - Integers{};
   }
-  for (int64_t d = 0; d < width; d += kCoarseGroup) {
+  for (int64_t d = 0; d < width; d += kGroup, panel += kCoarsePanel * kCoarseBytes) {
     Integers columns[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      columns[v] = load<Integers>(panel + (d * kCoarsePanel + v * kLanes * kCoarseGroup));
+      columns[v] = load<Integers>(panel + v * kLanes * kCoarseBytes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -83,7 +93,7 @@ inline void int8_rows(const int8_t* rows, const int32_t* corrections, int64_t wi
       __builtin_memcpy(&group, rows + r * width + d, sizeof(group));
       const Integers element = group - Integers{};
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = dot_int8(sums[r][v], columns[v], element);
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = dot(sums[r][v], columns[v], element, Code{});
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -91,20 +101,35 @@ inline void int8_rows(const int8_t* rows, const int32_t* corrections, int64_t wi
   }
 }
 
-void int8_tile(const int8_t* rows, const int32_t* corrections, int64_t count, int64_t width,
-               const uint8_t* panels, int64_t num_panels, int32_t* products, int64_t stride) {
+template <typename Code, typename Panel>
+inline void integer_tile(const Code* rows, const int32_t* corrections, int64_t count,
+                         int64_t width, const Panel* panels, int64_t num_panels,
+                         int32_t* products, int64_t stride) {
   for (int64_t p = 0; p < num_panels; ++p) {
-    const uint8_t* panel = panels + p * kCoarsePanel * width;
+    const char* panel = reinterpret_cast<const char*>(panels + p * kCoarsePanel * width);
     int32_t* column = products + p * kCoarsePanel;
+    const auto offset = [&](int64_t r) {
+      return corrections == nullptr ? nullptr : corrections + r;
+    };
     int64_t r = 0;
     for (; r + kTileRows <= count; r += kTileRows) {
-      int8_rows<kTileRows>(rows + r * width, corrections + r, width, panel, column + r * stride,
-                           stride);
+      integer_rows<kTileRows>(rows + r * width, offset(r), width, panel, column + r * stride,
+                              stride);
     }
     for (; r < count; ++r) {
-      int8_rows<1>(rows + r * width, corrections + r, width, panel, column + r * stride, stride);
+      integer_rows<1>(rows + r * width, offset(r), width, panel, column + r * stride, stride);
     }
   }
+}
+
+void int8_tile(const int8_t* rows, const int32_t* corrections, int64_t count, int64_t width,
+               const uint8_t* panels, int64_t num_panels, int32_t* products, int64_t stride) {
+  integer_tile(rows, corrections, count, width, panels, num_panels, products, stride);
+}
+
+void int16_tile(const int16_t* rows, int64_t count, int64_t width, const int16_t* panels,
+                int64_t num_panels, int32_t* products, int64_t stride) {
+  integer_tile(rows, nullptr, count, width, panels, num_panels, products, stride);
 }
 #endif
 
@@ -112,10 +137,6 @@ inline Vector as_floats(const float* source) { return load<Vector>(source); }
 inline Vector as_floats(const int32_t* source) {
   return __builtin_convertvector(load<Integers>(source), Vector);
 }
-
-constexpr float kUp = 1.0f + 0x1p-21f;  // rounding of a few float32 operations
-constexpr float kDown = 1.0f - 0x1p-21f;
-constexpr float kTiny = 0x1p-100f;
 
 // A pair is near for a list of reach t if the true distance may be t or less, that is if the
 // coarse one is at most t + both radii; it is far if the coarse one is at least t - both radii.
@@ -144,12 +165,12 @@ inline int64_t scan_row(const T* products, int64_t count, const CoarseRow& row,
     }
     uint32_t lanes = lanes_of(lists != 0);
     if (__builtin_expect(lanes == 0, 1)) continue;
-    Vector least = square_root(low > 0.0f ? low : Vector{}) * kDown - radius * kUp;
+    Vector least = square_root(low > 0.0f ? low : Vector{}) * kCoarseDown - radius * kCoarseUp;
     least = least > 0.0f ? least : Vector{};
-    least = least * least * row.measured_down - kTiny;
+    least = least * least * row.measured_down - kCoarseTiny;
     least = least > 0.0f ? least : Vector{};
-    const Vector most = square_root(high > 0.0f ? high : Vector{}) * kUp + radius * kUp;
-    const Vector farthest = most * most * row.measured_up + kTiny;
+    const Vector most = square_root(high > 0.0f ? high : Vector{}) * kCoarseUp + radius * kCoarseUp;
+    const Vector farthest = most * most * row.measured_up + kCoarseTiny;
     for (; lanes != 0; lanes &= lanes - 1) {
       const int lane = __builtin_ctz(lanes);
       hits[found++] = {static_cast<int32_t>(c) + lane, lists[lane], least[lane], farthest[lane]};
@@ -169,9 +190,11 @@ int64_t scan(const T* products, int64_t count, const CoarseRow& row, const Coars
 
 const CoarseKernels VIREID_TABLE = {
     float_tile,
-#ifdef VIREID_HAS_INT8
+#ifdef VIREID_HAS_INTEGERS
     int8_tile,
+    int16_tile,
 #else
+    nullptr,
     nullptr,
 #endif
     scan<float>,

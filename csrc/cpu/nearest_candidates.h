@@ -91,13 +91,13 @@ class NearestCandidates {
 
   // Nothing whose measured distance exceeds `value` belongs into the list.
   void reach(int64_t row, float value) {
-    near_[row] = std::sqrt((value + kTiny) / measured_down_) * kUp;
+    near_[row] = std::sqrt((value + kCoarseTiny) / measured_down_) * kCoarseUp;
   }
 
   // The farthest item lies at `value` or beyond.
   void raise(int64_t row, float value) {
     farthest_[row] = value;
-    far_[row] = std::sqrt(std::max(value - kTiny, 0.0f) / measured_up_) * kDown;
+    far_[row] = std::sqrt(std::max(value - kCoarseTiny, 0.0f) / measured_up_) * kCoarseDown;
   }
 
   // Drops what cannot be among the k nearest, and measures where that leaves too much.
@@ -183,9 +183,6 @@ class NearestCandidates {
   }
 
   static constexpr int64_t kBatch = 4;
-  static constexpr float kUp = 1.0f + 0x1p-21f;    // rounding of a few float32 operations
-  static constexpr float kDown = 1.0f - 0x1p-21f;
-  static constexpr float kTiny = 0x1p-100f;
 
   Measure measure_;
   float measured_down_, measured_up_;

@@ -24,7 +24,9 @@ constexpr int64_t kFewestFeatures = 32;
 constexpr int64_t kMostFeatures = 1 << 16;  // 8-bit products of so many fit int32
 constexpr float kSmallestScale = 0x1p-40f;
 constexpr float kLargestScale = 0x1p55f;
+constexpr int64_t kSampledQueries = 4096;  // a smaller search is not worth a sample
 constexpr int64_t kSampleRows = 48;
+constexpr int64_t kSampleItems = 4096;
 constexpr int64_t kQueryBlocks = 8;  // blocks of queries for which panels are packed once
 
 std::atomic<int> plan{static_cast<int>(SearchPlan::kAutomatic)};
@@ -34,19 +36,30 @@ int64_t block_size(int64_t block, int64_t count) {
   return std::min(kCoarseBlock, count - block * kCoarseBlock);
 }
 
+template <CoarseProducts P>
+struct ProductTypes {
+  using Product = int32_t;
+  using Panel = std::conditional_t<P == CoarseProducts::kInt8, uint8_t, int16_t>;
+};
+template <>
+struct ProductTypes<CoarseProducts::kFloat> {
+  using Product = float;
+  using Panel = float;
+};
+
 // Coarse products of one block of rows with one block of columns, and the lists that they fill.
-// T is the type of the products, float or int32_t.
-template <typename T>
+template <CoarseProducts P>
 class TileScanner {
-  static constexpr bool kInt8 = std::is_same_v<T, int32_t>;
-  using Panel = std::conditional_t<kInt8, uint8_t, float>;
+  using Product = typename ProductTypes<P>::Product;
+  using Panel = typename ProductTypes<P>::Panel;
+  static constexpr bool kFloat = P == CoarseProducts::kFloat;
 
  public:
   TileScanner(const CoarseItems& rows, const CoarseItems& columns)
       : rows_(rows),
         columns_(columns),
         panels_(kCoarseBlock * columns.code_width),
-        centred_(kInt8 ? 0 : kCoarseBlock * rows.width),
+        centred_(kFloat ? kCoarseBlock * rows.width : 0),
         products_(kCoarseBlock * kCoarseBlock),
         hits_(kCoarseBlock) {}
 
@@ -60,14 +73,18 @@ class TileScanner {
     first_row_ = first;
     num_rows_ = count;
     const int64_t num_panels = padded_to_panels(num_columns_) / kCoarsePanel;
-    if constexpr (kInt8) {
-      coarse_kernels().int8_tile(rows_.codes(first), &rows_.corrections[first], count,
-                                 rows_.code_width, panels_.data(), num_panels, products_.data(),
-                                 kCoarseBlock);
-    } else {
+    const CoarseKernels& kernels = coarse_kernels();
+    if constexpr (kFloat) {
       rows_.copy_rows(first, count, centred_.data());
-      coarse_kernels().float_tile(centred_.data(), count, rows_.width, panels_.data(), num_panels,
-                                  products_.data(), kCoarseBlock);
+      kernels.float_tile(centred_.data(), count, rows_.width, panels_.data(), num_panels,
+                         products_.data(), kCoarseBlock);
+    } else if constexpr (P == CoarseProducts::kInt8) {
+      kernels.int8_tile(rows_.int8_codes(first), &rows_.corrections[first], count,
+                        rows_.code_width, panels_.data(), num_panels, products_.data(),
+                        kCoarseBlock);
+    } else {
+      kernels.int16_tile(rows_.int16_codes(first), count, rows_.code_width, panels_.data(),
+                         num_panels, products_.data(), kCoarseBlock);
     }
   }
 
@@ -84,14 +101,14 @@ class TileScanner {
       const CoarseRow row{2 * rows_.scale[item], rows_.low[item],      rows_.high[item],
                           rows_.radius[item],    row_lists.near()[r], row_lists.far()[r],
                           rows_.measured_down,   rows_.measured_up};
-      const T* products = &products_[r * kCoarseBlock];
+      const Product* products = &products_[r * kCoarseBlock];
       int64_t found;
-      if constexpr (kInt8) {
-        found = coarse_kernels().int8_scan(products, width, row, columns, column_lists != nullptr,
-                                           hits_.data());
-      } else {
+      if constexpr (kFloat) {
         found = coarse_kernels().float_scan(products, width, row, columns, column_lists != nullptr,
                                             hits_.data());
+      } else {
+        found = coarse_kernels().integer_scan(products, width, row, columns,
+                                              column_lists != nullptr, hits_.data());
       }
       for (int64_t h = 0; h < found; ++h) offer(r, hits_[h], row_lists, column_lists);
     }
@@ -112,7 +129,7 @@ class TileScanner {
   const CoarseItems& columns_;
   std::vector<Panel> panels_;
   std::vector<float> centred_;
-  std::vector<T> products_;
+  std::vector<Product> products_;
   std::vector<CoarseHit> hits_;
   int64_t first_column_ = 0, num_columns_ = 0, first_row_ = 0, num_rows_ = 0;
 };
@@ -124,7 +141,7 @@ void write_list(NearestCandidates& lists, int64_t local, int64_t row, int64_t k,
 
 // All pairs of one set, each tile once for its rows and its columns. A thread takes a block of
 // columns and walks over the rows up to it; the two blocks of a tile are locked while it is scanned.
-template <typename T>
+template <CoarseProducts P>
 void search_mutual(const NeighbourSearch& search, const CoarseItems& items,
                    const NeighbourOutput& out) {
   const Measure measure{search.query, search.database, search.width};
@@ -137,7 +154,7 @@ void search_mutual(const NeighbourSearch& search, const CoarseItems& items,
   }
   std::atomic<int64_t> next{blocks};  // the longest walks first
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t, int64_t) {
-    TileScanner<T> scanner(items, items);
+    TileScanner<P> scanner(items, items);
     for (int64_t column = --next; column >= 0; column = --next) {
       scanner.take_columns(column * kCoarseBlock, block_size(column, items.count));
       for (int64_t row = column; row >= 0; --row) {
@@ -188,12 +205,12 @@ void merge_parts(const std::vector<NeighbourOutput>& parts, int64_t rows, int64_
 }
 
 // Queries against a database, whose blocks [first, last) a task passes; returns the pairs measured.
-template <typename T>
+template <CoarseProducts P>
 int64_t search_part(const NeighbourSearch& search, const CoarseItems& queries,
                     const CoarseItems& items, int64_t first_query, int64_t num_query,
                     int64_t first, int64_t last, const NeighbourOutput& out) {
   const Measure measure{search.query, search.database, search.width};
-  TileScanner<T> scanner(queries, items);
+  TileScanner<P> scanner(queries, items);
   std::vector<std::unique_ptr<NearestCandidates>> lists;
   for (int64_t b = 0; b < blocks_of(num_query); ++b) {
     lists.push_back(std::make_unique<NearestCandidates>(
@@ -217,7 +234,7 @@ int64_t search_part(const NeighbourSearch& search, const CoarseItems& queries,
   return measured;
 }
 
-template <typename T>
+template <CoarseProducts P>
 void search_apart(const NeighbourSearch& search, const CoarseItems& queries,
                   const CoarseItems& items, const NeighbourOutput& out) {
   const int64_t row_blocks = blocks_of(search.num_query);
@@ -246,7 +263,7 @@ void search_apart(const NeighbourSearch& search, const CoarseItems& queries,
     for (int64_t task = next++; task < tasks; task = next++) {
       const int64_t first_query = task / num_parts * rows_at_once;
       const int64_t part = task % num_parts;
-      search_part<T>(search, queries, items, first_query,
+      search_part<P>(search, queries, items, first_query,
                      std::min(rows_at_once, search.num_query - first_query),
                      blocks * part / num_parts, blocks * (part + 1) / num_parts, parts[part]);
     }
@@ -293,40 +310,51 @@ bool applies(const NeighbourSearch& search) {
   return largest >= kSmallestScale && largest <= kLargestScale;
 }
 
-// Whether 8-bit products leave few enough pairs to measure. A pair costs about width / 32 cycles as
-// a float32 product and 0.4 of that in 8 bit; one that is kept and measured costs width / 10 + 300,
-// which is waiting for memory and sorting. Each pair of a mutual search serves two rows.
-bool int8_gains(const NeighbourSearch& search, const CoarseItems& items) {
-  const int64_t rows = std::min(kSampleRows, search.num_query);
-  std::vector<float> sample(rows * search.width);
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* row = search.query + r * search.num_query / rows * search.width;
-    std::copy(row, row + search.width, sample.data() + r * search.width);
+// Rows of a set, evenly spread.
+std::vector<float> spread_rows(const float* rows, int64_t count, int64_t width, int64_t wanted) {
+  std::vector<float> chosen(wanted * width);
+  for (int64_t r = 0; r < wanted; ++r) {
+    const float* row = rows + r * count / wanted * width;
+    std::copy(row, row + width, chosen.data() + r * width);
   }
-  NeighbourSearch part = search;
-  part.query = sample.data();
-  part.num_query = rows;
-  const CoarseItems queries(part.query, rows, search.width, items.centre(), CoarseProducts::kInt8);
-  std::vector<float> distances(rows * search.k), farthest(rows);
-  std::vector<int64_t> indices(rows * search.k);
-  const int64_t measured =
-      search_part<int32_t>(part, queries, items, 0, rows, 0, blocks_of(items.count),
-                           {distances.data(), indices.data(), farthest.data()});
-  const double width = static_cast<double>(search.width);
-  const double saved = 0.6 * width / 32 * static_cast<double>(search.num_items) /
-                       (search.mutual() ? 2 : 1);
-  return static_cast<double>(measured) / static_cast<double>(rows) * (width / 10 + 300) < saved;
+  return chosen;
 }
 
-template <typename T>
+// Whether 8-bit products leave few enough pairs to measure, as a small part of the search tells. A
+// pair costs about width / 64 cycles as a 16-bit product and half of that in 8 bit; one that is kept
+// and measured costs width / 8 + 450, which is waiting for memory and sorting. Each pair of a mutual
+// search serves two rows.
+bool int8_gains(const NeighbourSearch& search, const std::vector<float>& centre) {
+  if (search.num_query < kSampledQueries) return false;
+  const int64_t num_items = std::min(kSampleItems, search.num_items);
+  const std::vector<float> queries =
+      spread_rows(search.query, search.num_query, search.width, kSampleRows);
+  const std::vector<float> database =
+      spread_rows(search.database, search.num_items, search.width, num_items);
+  const NeighbourSearch part{queries.data(), kSampleRows, database.data(), num_items, search.width,
+                             std::max<int64_t>(1, search.k * num_items / search.num_items)};
+  const CoarseItems rows(part.query, part.num_query, part.width, centre, CoarseProducts::kInt8);
+  const CoarseItems items(part.database, num_items, part.width, centre, CoarseProducts::kInt8);
+  std::vector<float> distances(kSampleRows * part.k), farthest(kSampleRows);
+  std::vector<int64_t> indices(kSampleRows * part.k);
+  const int64_t measured = search_part<CoarseProducts::kInt8>(
+      part, rows, items, 0, kSampleRows, 0, blocks_of(num_items),
+      {distances.data(), indices.data(), farthest.data()});
+  const double width = static_cast<double>(search.width);
+  const double saved = width / 128 / (search.mutual() ? 2 : 1);
+  const double pairs = static_cast<double>(kSampleRows * num_items);
+  return static_cast<double>(measured) * (width / 8 + 450) < saved * pairs;
+}
+
+template <CoarseProducts P>
 void run(const NeighbourSearch& search, const CoarseItems& items, const NeighbourOutput& out) {
   if (search.mutual()) {
-    search_mutual<T>(search, items, out);
+    search_mutual<P>(search, items, out);
     return;
   }
   const CoarseItems queries(search.query, search.num_query, search.width, items.centre(),
                             items.products);
-  search_apart<T>(search, queries, items, out);
+  search_apart<P>(search, queries, items, out);
 }
 
 }  // namespace
@@ -339,17 +367,19 @@ bool filtered_neighbours(const NeighbourSearch& search, const NeighbourOutput& o
   const auto wanted = static_cast<SearchPlan>(plan.load(std::memory_order_relaxed));
   if (wanted == SearchPlan::kMeasureAll || !applies(search)) return false;
   const std::vector<float> centre = centre_of(search.database, search.num_items, search.width);
-  if (wanted != SearchPlan::kFloat && coarse_kernels().int8_tile != nullptr) {
-    const CoarseItems items(search.database, search.num_items, search.width, centre,
-                            CoarseProducts::kInt8);
-    if (wanted == SearchPlan::kInt8 || int8_gains(search, items)) {
-      run<int32_t>(search, items, out);
-      return true;
-    }
+  const auto items_as = [&](CoarseProducts products) {
+    return CoarseItems(search.database, search.num_items, search.width, centre, products);
+  };
+  const bool integers = coarse_kernels().int8_tile != nullptr && wanted != SearchPlan::kFloat;
+  const bool int8 = wanted == SearchPlan::kInt8 ||
+                    (wanted == SearchPlan::kAutomatic && integers && int8_gains(search, centre));
+  if (integers && int8) {
+    run<CoarseProducts::kInt8>(search, items_as(CoarseProducts::kInt8), out);
+  } else if (integers) {
+    run<CoarseProducts::kInt16>(search, items_as(CoarseProducts::kInt16), out);
+  } else {
+    run<CoarseProducts::kFloat>(search, items_as(CoarseProducts::kFloat), out);
   }
-  const CoarseItems items(search.database, search.num_items, search.width, centre,
-                          CoarseProducts::kFloat);
-  run<float>(search, items, out);
   return true;
 }
 

@@ -42,20 +42,24 @@ struct NeighbourOutput {
 };
 
 // How a search goes about it; results do not depend on it.
-enum class SearchPlan : int { kAutomatic = 0, kMeasureAll = 1, kFloat = 2, kInt8 = 3 };
+enum class SearchPlan : int {
+  kAutomatic = 0, kMeasureAll = 1, kFloat = 2, kInt16 = 3, kInt8 = 4
+};
 
-inline constexpr const char* kSearchPlanNames[] = {"automatic", "measure_all", "float32", "int8"};
-inline constexpr int kSearchPlanCount = 4;
+inline constexpr const char* kSearchPlanNames[] = {"automatic", "measure_all", "float32", "int16",
+                                                    "int8"};
+inline constexpr int kSearchPlanCount = 5;
 
-// Fixes the plan of every search, for tests and benchmarks. kInt8 stands for kFloat where the
-// machine has no 8-bit products, and both for kMeasureAll where the proof does not hold.
+// Fixes the plan of every search, for tests and benchmarks. The integers stand for kFloat where
+// the machine has no products of them, and all for kMeasureAll where the proof does not hold.
 void set_search_plan(SearchPlan plan);
 
 // False where every pair is to be measured, and then nothing is written. Otherwise coarse products
 // filter. The rule: at least 256 items, 32 queries and 32 features, k at most an eighth of the
-// items, and values whose squares stay far from the ends of the float32 range; in 8 bit where the
-// machine has such products and a sample of 48 rows leaves fewer pairs to measure than the faster
-// products are worth.
+// items, and values whose squares stay far from the ends of the float32 range. The products are
+// float32, or of 16-bit integers where the machine multiplies such, or of 8-bit ones where there
+// are 4096 queries and a sample of 48 of them leaves fewer pairs to measure than these faster products
+// are worth.
 bool filtered_neighbours(const NeighbourSearch& search, const NeighbourOutput& out);
 
 }  // namespace vireid_fast

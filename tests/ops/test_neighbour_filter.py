@@ -97,7 +97,7 @@ def test_every_plan_returns_the_same_bits(kind, plan):
         assert_same(knn(query, x, 24), expected_apart)
 
 
-@pytest.mark.parametrize("plan", ["float32", "int8"])
+@pytest.mark.parametrize("plan", ["float32", "int16", "int8"])
 @pytest.mark.parametrize("shape", [(256, 32, 1), (257, 33, 32), (577, 512, 21), (1153, 64, 140)])
 def test_sizes_beside_blocks_panels_and_groups(shape, plan):
     rows, width, k = shape
@@ -109,7 +109,7 @@ def test_sizes_beside_blocks_panels_and_groups(shape, plan):
         assert_same(knn(x[:33].clone(), x, k), expected_apart)
 
 
-@pytest.mark.parametrize("plan", ["float32", "int8"])
+@pytest.mark.parametrize("plan", ["float32", "int16", "int8"])
 def test_independent_of_threads_and_instruction_set(plan):
     x = DATA["clustered"](801, 96)
     query = x[:450] + 0.1
