@@ -1,7 +1,7 @@
 """Evaluation of a feature set under a protocol, over its drawn galleries or given files.
 
-Features are converted to float64 and used as they are; the metric "cosine" normalises them.
-Re-ranking replaces the distances by those of `retrieval.rerank`, whose neighbourhoods are
+Features are ranked by float64 distances and used as they are; the metric "cosine" normalises them.
+Re-ranking replaces the distances by those of `retrieval.rerank` in their dtype. Neighbourhoods are
 Euclidean: on L2-normalised features for "cosine", where both distances give one order; on the
 features as they are for "euclidean" and also for "dot", because in the dot product of features
 that are not normalised a point need not be its own nearest neighbour.

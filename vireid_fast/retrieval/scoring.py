@@ -79,13 +79,13 @@ def score(
         report: Told of each step.
 
     Memory: 256 rows of distances where there are several galleries; features in float64 where they
-    are float64 or not on the CPU. With re-ranking see `rerank`.
+    are float64 or not on the CPU. With re-ranking, which works in the dtype of the features as
+    published, see `rerank`.
 
     Raises:
         ValueError: No query of a trial has a correct item, or a distance is NaN.
     """
     if parameters is not None:
-        query, gallery = _as_float64(query), _as_float64(gallery)
         return _reranked(rules, query, gallery, trials, metric, parameters, report)
     if _is_wide(query.features) and _is_wide(gallery.features):
         distances = _WideDistances(query, gallery, metric)
@@ -230,8 +230,6 @@ def _reranked(
 
 
 def _normalised(features: FeatureSet) -> FeatureSet:
-    return replace(features, features=functional.normalize(features.features))
-
-
-def _as_float64(features: FeatureSet) -> FeatureSet:
-    return replace(features, features=features.features.double())
+    values = features.features
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return replace(features, features=functional.normalize(values.double()).to(dtype))
