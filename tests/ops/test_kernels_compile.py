@@ -145,6 +145,6 @@ def test_cuda_headers_hold_no_torch(tmp_path):
     for header in sorted((kernels_check.ROOT / "csrc" / "cuda").glob("*.cuh")):
         sources.append(tmp_path / f"{header.stem}.cu")
         sources[-1].write_text(f'#include "{header}"\n')
-    run = subprocess.run(["nvcc", "-std=c++20", "-arch=sm_80", "-t", "0", "-ptx", *map(str, sources)],
-                         cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    command = ["nvcc", "-std=c++20", "-arch=sm_80", "-t", "0", "-ptx", *map(str, sources)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
