@@ -108,10 +108,9 @@ class RankCounter {
     sort_pairs(positives_, bounds_, ordered_);
     sort_pairs(removed_, removed_values_, ordered_removed_);
     steps_.clear();
-    if (searches()) {
-      for (const Pair& pair : ordered_) steps_.push_back(pair.first);
-    }
-    counts_.assign(positives_.size() + 1, 0);
+    for (const Pair& pair : ordered_) steps_.push_back(pair.first);
+    counts_.assign(positives_.size(), 0);
+    between_.assign(positives_.size() + 1, 0);
   }
 
   // Distances of the items first, first + 1, ..., at most kPiece. Those of hidden items become NaN,
@@ -139,18 +138,17 @@ class RankCounter {
           std::numeric_limits<double>::quiet_NaN();
       return;
     }
-    if (searches()) {
-      for (int64_t p = 1; p < total; ++p) counts_[p] += counts_[p - 1];
-    } else {
-      std::sort(counts_.begin(), counts_.end() - 1);
-    }
+    // More items stand before a positive than before those that precede it.
+    std::sort(counts_.begin(), counts_.end());
+    int64_t searched = 0;
     double precision = 0;
     int64_t removed = 0;
     int64_t rank = 0;
     const int64_t num_removed = static_cast<int64_t>(ordered_removed_.size());
     for (int64_t p = 0; p < total; ++p) {
       while (removed < num_removed && ordered_removed_[removed] < ordered_[p]) ++removed;
-      rank = counts_[p] - removed;
+      searched += between_[p];
+      rank = counts_[p] + searched - removed;
       if (p == 0) out.first_rank[query] = rank;
       precision += static_cast<double>(p + 1) / static_cast<double>(rank + 1);
     }
@@ -163,11 +161,9 @@ class RankCounter {
  private:
   using Pair = std::pair<T, int64_t>;
 
-  // Comparing each distance with each positive is cheapest up to about this many positives; beyond
-  // them a distance looks for its place among the ordered ones.
-  static constexpr size_t kComparedPositives = 512;
-
-  bool searches() const { return positives_.size() > kComparedPositives; }
+  // A distance that may stand before a positive looks for its place among them, or all distances of
+  // a piece are compared with all positives: the search costs as much as about so many comparisons.
+  static constexpr int64_t kSearch = 256;
 
   static void sort_pairs(const std::vector<int64_t>& items, const std::vector<T>& values,
                          std::vector<Pair>& pairs) {
@@ -178,12 +174,20 @@ class RankCounter {
 
   void count_piece(const T* values, int64_t first, int64_t count) {
     if (nan_ || positives_.empty()) return;
-    count_identities(values, first, count);
-    if (searches()) {
-      count_by_search(values, first, count);
+    int64_t before_last = 0;
+    counting_.count_below(values, count, &ordered_.back().first, 1, true, &before_last);
+    if (before_last * kSearch <= count * static_cast<int64_t>(positives_.size())) {
+      const int64_t found = find(values, count, ordered_.back().first);
+      count_identities(values, first, found);
+      count_by_search(values, first, found);
     } else {
+      count_identities(values, first, find(values, count, ordered_.front().first));
       count_by_comparison(values, first, count);
     }
+  }
+
+  int64_t find(const T* values, int64_t count, T bound) {
+    return counting_.find_at_most(values, count, bound, places_.data());
   }
 
   // An item equal to a positive stands before it if its index is lower.
@@ -205,10 +209,7 @@ class RankCounter {
     }
   }
 
-  // counts_[p]: items between the positives p - 1 and p of the order.
-  void count_by_search(const T* values, int64_t first, int64_t count) {
-    const int64_t found =
-        counting_.find_at_most(values, count, ordered_.back().first, places_.data());
+  void count_by_search(const T* values, int64_t first, int64_t found) {
     for (int64_t i = 0; i < found; ++i) {
       const T value = values[places_[i]];
       int64_t next = first_not_below(value);
@@ -216,7 +217,7 @@ class RankCounter {
         const Pair item(value, first + places_[i]);
         next = std::upper_bound(ordered_.begin() + next, ordered_.end(), item) - ordered_.begin();
       }
-      ++counts_[next];
+      ++between_[next];
     }
   }
 
@@ -233,12 +234,11 @@ class RankCounter {
   }
 
   // Distinct identities among the kept items before the nearest positive.
-  void count_identities(const T* values, int64_t first, int64_t count) {
+  void count_identities(const T* values, int64_t first, int64_t found) {
     const Pair nearest = ordered_.front();
-    const int64_t found = counting_.find_at_most(values, count, nearest.first, places_.data());
     for (int64_t i = 0; i < found; ++i) {
       const int64_t item = first + places_[i];
-      if (values[places_[i]] == nearest.first && item >= nearest.second) continue;
+      if (!(Pair(values[places_[i]], item) < nearest)) continue;
       const int64_t identity = identities_.of[item];
       if (identity == identity_) continue;  // dropped: no kept one stands before the nearest
       if (identity < 0 || identity >= identities_.num_labels) {
@@ -269,8 +269,9 @@ class RankCounter {
   std::vector<T> removed_values_;
   std::vector<Pair> ordered_;              // positives_ in (distance, index) order
   std::vector<Pair> ordered_removed_;
-  std::vector<T> steps_;                   // distances of ordered_, where they are searched
-  std::vector<int64_t> counts_;            // items before each of positives_, or as searched
+  std::vector<T> steps_;                   // distances of ordered_
+  std::vector<int64_t> counts_;            // compared items before each of positives_
+  std::vector<int64_t> between_;           // searched items between neighbours of ordered_
   std::vector<int32_t> places_;
   std::vector<uint64_t> seen_;             // identities already counted, one bit each
 };
