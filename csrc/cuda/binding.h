@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#if defined(__CUDACC__)
 #include <torch/csrc/stable/accelerator.h>
+#endif
 #include <torch/csrc/stable/c/shim.h>
 
 #include <initializer_list>
@@ -26,19 +28,41 @@ struct Scratch {
   Tensor memory;
 };
 
-// Makes the device of the first tensor current for as long as it lives.
+#if defined(__CUDACC__)
+#define VIREID_DEVICE CUDA
+
+// Makes the device of the first tensor current for as long as it lives; all must be on it.
+class CurrentDevice {
+ public:
+  CurrentDevice(const char* op, std::initializer_list<const Tensor*> tensors)
+      : index_((*tensors.begin())->get_device_index()), guard_(index_) {
+    for (const Tensor* tensor : tensors) {
+      STD_TORCH_CHECK(tensor->is_cuda() && tensor->get_device_index() == index_, op,
+                      ": all tensors must be on the GPU ", index_, ".");
+    }
+  }
+
+  // The stream that torch works on.
+  cudaStream_t stream() const {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return static_cast<cudaStream_t>(stream);
+  }
+
+ private:
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+#else
+#include "emulated_device.h"
+#endif
+
+// Where an op runs, and its errors.
 class OnDevice {
  public:
   OnDevice(const char* op, std::initializer_list<const Tensor*> tensors)
-      : op_(op), device_((*tensors.begin())->get_device_index()), guard_(device_) {
-    for (const Tensor* tensor : tensors) {
-      STD_TORCH_CHECK(tensor->is_cuda() && tensor->get_device_index() == device_, op,
-                      ": all tensors must be on the GPU ", device_, ".");
-    }
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
+      : op_(op), device_(op, tensors), stream_(device_.stream()) {}
 
   cudaStream_t stream() const { return stream_; }
 
@@ -57,8 +81,7 @@ class OnDevice {
 
  private:
   const char* op_;
-  int32_t device_;
-  torch::stable::accelerator::DeviceGuard guard_;
+  CurrentDevice device_;
   cudaStream_t stream_;
 };
 

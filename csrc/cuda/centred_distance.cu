@@ -45,6 +45,6 @@ void centred_distance_cuda(const Tensor& x, const Tensor& y, const std::optional
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("centred_distance", TORCH_BOX(&vireid_fast::centred_distance_cuda));
 }

@@ -46,6 +46,6 @@ Tensor count_nearer_cuda(const Tensor& distances, const Tensor& crow, const Tens
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("count_nearer", TORCH_BOX(&vireid_fast::count_nearer_cuda));
 }

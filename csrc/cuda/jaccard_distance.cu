@@ -142,7 +142,7 @@ void blend_jaccard_cuda(const Tensor& crow, const Tensor& col, const Tensor& wei
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("jaccard_distance", TORCH_BOX(&vireid_fast::jaccard_distance_cuda));
   m.impl("invert_rows", TORCH_BOX(&vireid_fast::invert_rows_cuda));
   m.impl("blend_jaccard", TORCH_BOX(&vireid_fast::blend_jaccard_cuda));

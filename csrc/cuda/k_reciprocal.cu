@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor> expand_query_cuda(const Tensor& crow, const T
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("rank_normalised", TORCH_BOX(&vireid_fast::rank_normalised_cuda));
   m.impl("entry_distance", TORCH_BOX(&vireid_fast::entry_distance_cuda));
   m.impl("k_reciprocal_sets", TORCH_BOX(&vireid_fast::k_reciprocal_sets_cuda));

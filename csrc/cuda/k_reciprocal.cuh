@@ -105,7 +105,12 @@ static __global__ void __launch_bounds__(kBlockSize)
   if (i >= rows) return;
   const int64_t item = first + i;
   int32_t* set = scratch + i * bound;
-  const int64_t count = mutual_neighbours(lists, static_cast<int32_t>(item), full, set);
+  const int64_t found = mutual_neighbours(lists, static_cast<int32_t>(item), full, set);
+  // A list that repeats an item, which no search gives, must still give a set.
+  int64_t count = 0;
+  for (int64_t a = 0; a < found; ++a) {
+    if (!list_holds(set, count, set[a])) set[count++] = set[a];
+  }
   SearchedMembers<int32_t> members = {set, count, count};
   const int64_t size = expand_set(half_sets, set, count, members);
   if (col == nullptr) {

@@ -116,7 +116,7 @@ Tensor pair_distance_cuda(const Tensor& x, const Tensor& row, const Tensor& colu
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("knn", TORCH_BOX(&vireid_fast::knn_cuda));
   m.impl("smallest_k", TORCH_BOX(&vireid_fast::smallest_k_cuda));
   m.impl("pair_distance", TORCH_BOX(&vireid_fast::pair_distance_cuda));

@@ -94,6 +94,6 @@ std::tuple<Tensor, Tensor, Tensor> merge_lists_cuda(const Tensor& x, const Tenso
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("merge_lists", TORCH_BOX(&vireid_fast::merge_lists_cuda));
 }

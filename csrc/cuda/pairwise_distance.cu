@@ -40,6 +40,6 @@ Tensor pairwise_distance_cuda(const Tensor& x, const Tensor& y, int64_t metric) 
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("pairwise_distance", TORCH_BOX(&vireid_fast::pairwise_distance_cuda));
 }

@@ -199,7 +199,7 @@ Statistics feature_rank_statistics_cuda(
 }  // namespace
 }  // namespace vireid_fast
 
-STABLE_TORCH_LIBRARY_IMPL(vireid_fast, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(vireid_fast, VIREID_DEVICE, m) {
   m.impl("rank_statistics", TORCH_BOX(&vireid_fast::rank_statistics_cuda));
   m.impl("feature_rank_statistics", TORCH_BOX(&vireid_fast::feature_rank_statistics_cuda));
 }

@@ -59,7 +59,7 @@ inline cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t byte
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 
 namespace emulation {
 
