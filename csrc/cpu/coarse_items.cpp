@@ -149,7 +149,8 @@ void CoarseItems::describe(int64_t item, float item_scale, double squared_norm, 
 template <typename Code>
 void CoarseItems::encode(int64_t item, float step, float* centred, Code* codes) {
   constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 leaves the nearest integer
-  const float inverse = step > 0 ? 1 / step : 0.0f;
+  // A vector too short to be divided by its step is coded as zeros: its radius covers it.
+  const float inverse = step > 0x1p-100f ? 1 / step : 0.0f;
   int64_t squares = 0;
   int32_t sum = 0;
   for (int64_t d = 0; d < width; ++d) {

@@ -64,7 +64,9 @@ class NearestCandidates {
     settle_far(row, 0);
     *farthest = farthest_[row];
     Candidate* list = &near_list_[row * capacity_];
-    const int64_t count = measure_nearest(row, list, num_near_[row]);
+    int64_t count = num_near_[row];
+    if (count > k_) count = drop(row, list, count);
+    count = measure_nearest(row, list, count);
     for (int64_t i = 0; i < count; ++i) {
       distances[i] = list[i].least;
       indices[i] = list[i].item;
@@ -100,18 +102,22 @@ class NearestCandidates {
     far_[row] = std::sqrt(std::max(value - kCoarseTiny, 0.0f) / measured_up_) * kCoarseDown;
   }
 
-  // Drops what cannot be among the k nearest, and measures where that leaves too much.
-  void shrink(int64_t row) {
-    Candidate* list = &near_list_[row * capacity_];
-    int64_t count = num_near_[row];
+  // Drops what cannot be among the k nearest of at least k candidates.
+  int64_t drop(int64_t row, Candidate* list, int64_t count) {
     bounds_.resize(count);
     for (int64_t i = 0; i < count; ++i) bounds_[i] = list[i].most;
     std::nth_element(bounds_.begin(), bounds_.begin() + (k_ - 1), bounds_.end());
     const float most = bounds_[k_ - 1];
-    Candidate* end = std::remove_if(list, list + count,
-                                    [most](const Candidate& item) { return item.least > most; });
-    count = end - list;
     reach(row, most);
+    return std::remove_if(list, list + count,
+                          [most](const Candidate& item) { return item.least > most; }) -
+           list;
+  }
+
+  // Makes room, by measuring where dropping alone leaves too much.
+  void shrink(int64_t row) {
+    Candidate* list = &near_list_[row * capacity_];
+    int64_t count = drop(row, list, num_near_[row]);
     if (count > capacity_ / 2) {
       count = measure_nearest(row, list, count);
       reach(row, list[k_ - 1].least);
@@ -119,9 +125,27 @@ class NearestCandidates {
     num_near_[row] = count;
   }
 
-  // Measures the candidates, the likeliest first, as long as one may be among the k nearest; then
-  // the first k are these in order. Returns their number.
+  // Measures what may be among the k nearest; these come first then, in order. Returns their number.
   int64_t measure_nearest(int64_t row, Candidate* list, int64_t count) {
+    if (count > 2 * k_) return measure_likeliest(row, list, count);
+    places_.clear();
+    chosen_.clear();
+    for (int64_t i = 0; i < count; ++i) {
+      if (list[i].least == list[i].most) continue;
+      places_.push_back(i);
+      chosen_.push_back(list[i].item);
+    }
+    const int64_t size = static_cast<int64_t>(chosen_.size());
+    bounds_.resize(size);
+    measure_(first_ + row, chosen_.data(), size, bounds_.data());
+    measured_ += size;
+    for (int64_t i = 0; i < size; ++i) list[places_[i]].least = list[places_[i]].most = bounds_[i];
+    std::sort(list, list + count, nearer);
+    return std::min(count, k_);
+  }
+
+  // The same of many: the likeliest first, as long as one may be among the k nearest.
+  int64_t measure_likeliest(int64_t row, Candidate* list, int64_t count) {
     std::sort(list, list + count, nearer);
     best_.clear();
     int32_t items[kBatch];
@@ -192,6 +216,8 @@ class NearestCandidates {
   std::vector<Candidate> near_list_, far_list_;
   std::vector<float> bounds_;
   std::vector<Candidate> best_;
+  std::vector<int64_t> places_;
+  std::vector<int32_t> chosen_;
   int64_t measured_ = 0;
 };
 

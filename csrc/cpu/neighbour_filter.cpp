@@ -18,13 +18,13 @@
 namespace vireid_fast {
 namespace {
 
-constexpr int64_t kFewestItems = 256;
+constexpr int64_t kFewestItems = 640;
 constexpr int64_t kFewestQueries = 32;
 constexpr int64_t kFewestFeatures = 32;
 constexpr int64_t kMostFeatures = 1 << 16;  // 8-bit products of so many fit int32
 constexpr float kSmallestScale = 0x1p-40f;
 constexpr float kLargestScale = 0x1p55f;
-constexpr int64_t kSampledQueries = 4096;  // a smaller search is not worth a sample
+constexpr int64_t kSampledQueries = 16384;  // a smaller search is not worth a sample
 constexpr int64_t kSampleRows = 48;
 constexpr int64_t kSampleItems = 4096;
 constexpr int64_t kQueryBlocks = 8;  // blocks of queries for which panels are packed once

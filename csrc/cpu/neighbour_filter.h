@@ -7,8 +7,9 @@
 //   - radius is enlarged by the rounding of the subtractions and sums that it comes from
 //     (CoarseItems::describe);
 //   - squared coarse distances |a|^2 + |b|^2 - 2 a.b are float32: they err by less than
-//     slack (|a|^2 + |b|^2) + 2^-100, slack = 2^-18, plus (width + 32) 2^-23 where the dot product
-//     itself is a float32 sum of `width` terms in any order;
+//     slack (|a|^2 + |b|^2) + 2^-100, slack = 2^-18, plus 2 (width + 16) 2^-23 where the dot product
+//     itself is a float32 sum of `width` terms in any order. Dot products of integers are exact:
+//     those of 8 bits fit int32, and 16-bit codes are as long as keeps theirs within it;
 //   - the measured distance, a float32 sum of squared differences, errs by less than
 //     (width + 64) 2^-23 of itself, plus 2^-100.
 // So nothing that a list needs is ever left out, whatever the data; how much else is measured
@@ -55,10 +56,10 @@ inline constexpr int kSearchPlanCount = 5;
 void set_search_plan(SearchPlan plan);
 
 // False where every pair is to be measured, and then nothing is written. Otherwise coarse products
-// filter. The rule: at least 256 items, 32 queries and 32 features, k at most an eighth of the
+// filter. The rule: at least 640 items, 32 queries and 32 features, k at most an eighth of the
 // items, and values whose squares stay far from the ends of the float32 range. The products are
 // float32, or of 16-bit integers where the machine multiplies such, or of 8-bit ones where there
-// are 4096 queries and a sample of 48 of them leaves fewer pairs to measure than these faster products
+// are 16384 queries and a sample of 48 of them leaves fewer pairs to measure than these faster products
 // are worth.
 bool filtered_neighbours(const NeighbourSearch& search, const NeighbourOutput& out);
 

@@ -57,6 +57,15 @@ def outliers(rows: int, width: int) -> Tensor:
     return x
 
 
+def specks(rows: int, width: int) -> Tensor:
+    """Vectors and their negatives, so that the centre is 0, and some that are all but 0."""
+    half = make_features(rows // 2, width, seed=7)
+    x = torch.stack([half, -half], 1).reshape(-1, width)
+    for place, size in enumerate((0.0, 1e-45, 1e-42, 1e-38, 1e-33, 1e-20)):
+        x[40 * place : 40 * place + 4] *= size
+    return x
+
+
 DATA: dict[str, Callable[[int, int], Tensor]] = {
     "isotropic": lambda rows, width: make_features(rows, width, seed=1),
     "clustered": lambda rows, width: (
@@ -74,6 +83,7 @@ DATA: dict[str, Callable[[int, int], Tensor]] = {
     "between the codes": adversarial_codes,
     "near ties": near_ties,
     "outliers": outliers,
+    "specks": specks,
     "huge": lambda rows, width: make_features(rows, width, seed=8) * 2.0**50,
     "tiny": lambda rows, width: make_features(rows, width, seed=9) * 2.0**-38,
     "subnormal": lambda rows, width: make_features(rows, width, seed=9) * 2.0**-140,
@@ -98,7 +108,7 @@ def test_every_plan_returns_the_same_bits(kind, plan):
 
 
 @pytest.mark.parametrize("plan", ["float32", "int16", "int8"])
-@pytest.mark.parametrize("shape", [(256, 32, 1), (257, 33, 32), (577, 512, 21), (1153, 64, 140)])
+@pytest.mark.parametrize("shape", [(640, 32, 1), (641, 33, 32), (769, 512, 21), (1153, 64, 140)])
 def test_sizes_beside_blocks_panels_and_groups(shape, plan):
     rows, width, k = shape
     x = DATA["clustered"](rows, width)
