@@ -11,8 +11,8 @@ from pathlib import Path
 
 _WIDTH, _HEIGHT = 640, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 24, 36, 52
-_ITEMS = (5_000, 10_000, 20_000, 50_000, 100_000)
-_EDGES = (4_000, 125_000)
+_ITEMS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
+_EDGES = (1_700, 125_000)
 # Group and operation of the records of a line -> its title and colour.
 _LINES = {
     ("rerank", "peer"): ("dense N x N matrices, Q x G out", "#b5482a"),
@@ -31,12 +31,16 @@ def memory_figure(folder: Path) -> str:
     low, high = 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)))
     axes = _Axes(low, max(high, 10 * low))
     parts = axes.draw()
-    for order, (key, points) in enumerate(lines.items()):
+    for key, points in lines.items():
         title, colour = _LINES[key]
-        parts += _line([axes.place(*point) for point in points], colour)
-        y = _TOP + 16 + 18 * order
-        parts.append(f'<circle cx="{_LEFT + 16}" cy="{y - 4}" r="4" fill="{colour}"/>')
-        parts.append(_text(_LEFT + 28, y, title, "start"))
+        places = [axes.place(*point) for point in points]
+        parts += _line(places, colour)
+        # The title stands where the line ends: behind the end, or below it near the edge.
+        x, y = places[-1]
+        if x < _WIDTH * 0.65:
+            parts.append(_text(x + 10, y + 4, title, "start"))
+        else:
+            parts.append(_text(x, y + 20, title, "end"))
     return _svg(parts)
 
 
