@@ -1,12 +1,14 @@
 // k nearest neighbours on the CPU, in the order (distance, index). Large float32 searches go through
-// neighbour_filter.h; in the others blocks of query rows run in parallel, the database streamed past
-// each through distance_tile. No distance matrix is ever stored.
+// neighbour_filter.h. Of a small set among itself all distances are held, each computed once. Else
+// blocks of query rows run in parallel, the database streamed past each through distance_tile, so that
+// no distance matrix is stored.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
 
 #include <algorithm>
 #include <limits>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../checks.h"
@@ -18,6 +20,7 @@ namespace {
 
 constexpr int64_t kTileRows = 32;
 constexpr int64_t kTileCols = 256;
+constexpr int64_t kSmallSet = 1024;  // items whose distances, 4 or 8 MB, may be held
 
 template <typename T>
 struct Neighbour {
@@ -123,6 +126,18 @@ struct Lists {
 };
 
 template <typename T>
+void select_rows(const T* values, int64_t num_rows, int64_t num_items, Lists& lists) {
+  torch::stable::parallel_for(0, num_rows, 1, [&](int64_t begin, int64_t end) {
+    NearestList<T> list(lists.width);
+    for (int64_t row = begin; row < end; ++row) {
+      list.clear();
+      list.scan(values + row * num_items, num_items, 0);
+      lists.write(row, list);
+    }
+  });
+}
+
+template <typename T>
 void search(const T* query, int64_t num_query, const T* database, int64_t num_items,
             int64_t width, Lists& lists) {
   const auto distance_tile = kernels().distance_tile<T>();
@@ -145,6 +160,36 @@ void search(const T* query, int64_t num_query, const T* database, int64_t num_it
   });
 }
 
+// A set among itself: the distances of two rows have the same bits in both directions.
+template <typename T>
+void search_small_set(const T* rows, int64_t num_items, int64_t width, Lists& lists) {
+  const auto distance_tile = kernels().distance_tile<T>();
+  constexpr int64_t kBlock = kTileRows;
+  const int64_t blocks = (num_items + kBlock - 1) / kBlock;
+  std::vector<std::pair<int64_t, int64_t>> tiles;
+  for (int64_t a = 0; a < blocks; ++a) {
+    for (int64_t b = a; b < blocks; ++b) tiles.emplace_back(a * kBlock, b * kBlock);
+  }
+  std::vector<T> matrix(num_items * num_items);
+  torch::stable::parallel_for(0, static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin,
+                                                                            int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const auto [row, col] = tiles[tile];
+      const int64_t height = std::min(kBlock, num_items - row);
+      const int64_t across = std::min(kBlock, num_items - col);
+      T* corner = matrix.data() + row * num_items + col;
+      distance_tile(Product::kSquaredDifference, rows + row * width, height, rows + col * width,
+                    across, width, corner, num_items);
+      if (row == col) continue;
+      for (int64_t c = 0; c < across; ++c) {
+        T* mirrored = matrix.data() + (col + c) * num_items + row;
+        for (int64_t r = 0; r < height; ++r) mirrored[r] = corner[r * num_items + c];
+      }
+    }
+  });
+  select_rows(matrix.data(), num_items, num_items, lists);
+}
+
 std::tuple<Tensor, Tensor, Tensor> knn_cpu(const Tensor& query, const Tensor& database,
                                            int64_t k) {
   check_rank("knn", "query", query, 2);
@@ -156,6 +201,8 @@ std::tuple<Tensor, Tensor, Tensor> knn_cpu(const Tensor& query, const Tensor& da
   const Tensor rows = torch::stable::contiguous(query);
   const Tensor items = torch::stable::contiguous(database);
   Lists lists(rows, rows.size(0), std::min(k, items.size(0)));
+  const bool alone = rows.const_data_ptr() == items.const_data_ptr() &&
+                     rows.size(0) == items.size(0) && rows.size(0) <= kSmallSet;
   if (rows.scalar_type() == ScalarType::Float &&
       filtered_neighbours({rows.const_data_ptr<float>(), rows.size(0),
                            items.const_data_ptr<float>(), items.size(0), rows.size(1),
@@ -166,8 +213,13 @@ std::tuple<Tensor, Tensor, Tensor> knn_cpu(const Tensor& query, const Tensor& da
     return lists.outputs();
   }
   THO_DISPATCH_V2(rows.scalar_type(), "knn_cpu", AT_WRAP([&] {
-    search(rows.const_data_ptr<scalar_t>(), rows.size(0), items.const_data_ptr<scalar_t>(),
-           items.size(0), rows.size(1), lists);
+    const scalar_t* data = rows.const_data_ptr<scalar_t>();
+    if (alone) {
+      search_small_set(data, rows.size(0), rows.size(1), lists);
+    } else {
+      search(data, rows.size(0), items.const_data_ptr<scalar_t>(), items.size(0), rows.size(1),
+             lists);
+    }
   }), AT_EXPAND(AT_FLOATING_TYPES));
   return lists.outputs();
 }
@@ -180,15 +232,7 @@ std::tuple<Tensor, Tensor, Tensor> smallest_k_cpu(const Tensor& distances, int64
   const int64_t num_items = matrix.size(1);
   Lists lists(matrix, matrix.size(0), std::min(k, num_items));
   THO_DISPATCH_V2(matrix.scalar_type(), "smallest_k_cpu", AT_WRAP([&] {
-    const scalar_t* values = matrix.const_data_ptr<scalar_t>();
-    torch::stable::parallel_for(0, matrix.size(0), 1, [&](int64_t begin, int64_t end) {
-      NearestList<scalar_t> list(lists.width);
-      for (int64_t row = begin; row < end; ++row) {
-        list.clear();
-        list.scan(values + row * num_items, num_items, 0);
-        lists.write(row, list);
-      }
-    });
+    select_rows(matrix.const_data_ptr<scalar_t>(), matrix.size(0), num_items, lists);
   }), AT_EXPAND(AT_FLOATING_TYPES));
   return lists.outputs();
 }

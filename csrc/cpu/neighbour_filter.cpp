@@ -19,6 +19,7 @@ namespace vireid_fast {
 namespace {
 
 constexpr int64_t kFewestItems = 640;
+constexpr int64_t kFewestMutual = 1025;  // small sets are measured from one side (knn.cpp)
 constexpr int64_t kFewestQueries = 32;
 constexpr int64_t kFewestFeatures = 32;
 constexpr int64_t kMostFeatures = 1 << 16;  // 8-bit products of so many fit int32
@@ -296,10 +297,16 @@ float largest_magnitude(const float* values, int64_t count) {
                                                     : std::numeric_limits<float>::infinity();
 }
 
-bool applies(const NeighbourSearch& search) {
-  if (search.num_items < kFewestItems || search.num_query < kFewestQueries ||
-      search.width < kFewestFeatures || search.width > kMostFeatures ||
-      search.k > search.num_items / 8 ||
+// Whether filtering gains on measuring every pair.
+bool is_large(const NeighbourSearch& search) {
+  return search.num_items >= (search.mutual() ? kFewestMutual : kFewestItems) &&
+         search.num_query >= kFewestQueries && search.width >= kFewestFeatures &&
+         search.k <= search.num_items / 8;
+}
+
+// Whether the sizes and values are such that the proof holds.
+bool is_provable(const NeighbourSearch& search) {
+  if (search.num_query == 0 || search.width == 0 || search.width > kMostFeatures ||
       search.num_items > std::numeric_limits<int32_t>::max()) {
     return false;
   }
@@ -365,7 +372,10 @@ void set_search_plan(SearchPlan wanted) {
 
 bool filtered_neighbours(const NeighbourSearch& search, const NeighbourOutput& out) {
   const auto wanted = static_cast<SearchPlan>(plan.load(std::memory_order_relaxed));
-  if (wanted == SearchPlan::kMeasureAll || !applies(search)) return false;
+  if (wanted == SearchPlan::kMeasureAll ||
+      (wanted == SearchPlan::kAutomatic && !is_large(search)) || !is_provable(search)) {
+    return false;
+  }
   const std::vector<float> centre = centre_of(search.database, search.num_items, search.width);
   const auto items_as = [&](CoarseProducts products) {
     return CoarseItems(search.database, search.num_items, search.width, centre, products);

@@ -56,11 +56,11 @@ inline constexpr int kSearchPlanCount = 5;
 void set_search_plan(SearchPlan plan);
 
 // False where every pair is to be measured, and then nothing is written. Otherwise coarse products
-// filter. The rule: at least 640 items, 32 queries and 32 features, k at most an eighth of the
-// items, and values whose squares stay far from the ends of the float32 range. The products are
-// float32, or of 16-bit integers where the machine multiplies such, or of 8-bit ones where there
-// are 16384 queries and a sample of 48 of them leaves fewer pairs to measure than these faster products
-// are worth.
+// filter. The rule: at least 640 items (1025 if query and database are one), 32 queries and 32
+// features, k at most an eighth of the items, and values whose squares stay far from the ends of the
+// float32 range. The products are float32, or of 16-bit integers where the machine multiplies such,
+// or of 8-bit ones where there are 16384 queries and a sample of 48 of them leaves fewer pairs to
+// measure than these faster products are worth.
 bool filtered_neighbours(const NeighbourSearch& search, const NeighbourOutput& out);
 
 }  // namespace vireid_fast
