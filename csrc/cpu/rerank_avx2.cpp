@@ -4,22 +4,13 @@
 #include <immintrin.h>
 #pragma GCC target("avx2,fma")
 #define VIREID_VECTOR_BYTES 32
+#include "rerank_registers.inc.h"
 
 namespace vireid_fast {
 namespace {
 
 constexpr int kTileRows = 6;  // 6 x 2 sums, 2 columns and 1 broadcast of 16 registers
 
-template <typename T>
-struct Registers {
-  typedef T Vector __attribute__((vector_size(VIREID_VECTOR_BYTES)));
-  static constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(T);
-};
-using Floats = Registers<float>::Vector;
-using Doubles = Registers<double>::Vector;
-
-inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Doubles fused(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
 

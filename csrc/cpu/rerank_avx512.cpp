@@ -4,22 +4,13 @@
 #include <immintrin.h>
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 #define VIREID_VECTOR_BYTES 64
+#include "rerank_registers.inc.h"
 
 namespace vireid_fast {
 namespace {
 
 constexpr int kTileRows = 12;  // 12 x 2 sums, 2 columns and 1 broadcast of 32 registers
 
-template <typename T>
-struct Registers {
-  typedef T Vector __attribute__((vector_size(VIREID_VECTOR_BYTES)));
-  static constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(T);
-};
-using Floats = Registers<float>::Vector;
-using Doubles = Registers<double>::Vector;
-
-inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Doubles fused(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
 

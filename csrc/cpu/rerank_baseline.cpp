@@ -3,24 +3,13 @@
 #include "rerank_kernels.h"
 
 #define VIREID_VECTOR_BYTES 16
+#include "rerank_registers.inc.h"
 
 namespace vireid_fast {
 namespace {
 
 constexpr int kTileRows = 4;
 
-template <typename T>
-struct Registers {
-  typedef T Vector __attribute__((vector_size(VIREID_VECTOR_BYTES)));
-  static constexpr int kLanes = VIREID_VECTOR_BYTES / sizeof(T);
-};
-using Floats = Registers<float>::Vector;
-using Doubles = Registers<double>::Vector;
-
-// Where the machine has no such instruction the C library computes it, slowly and exactly: the
-// other sets' bits, which a product and a sum would not give.
-inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline Floats fused(Floats a, Floats b, Floats c) {
   for (int i = 0; i < Registers<float>::kLanes; ++i) c[i] = fused(a[i], b[i], c[i]);
   return c;

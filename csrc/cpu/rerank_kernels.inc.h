@@ -1,6 +1,7 @@
 // The bodies of the table in rerank_kernels.h, included once by each rerank_<set>.cpp, which first
-// defines VIREID_VECTOR_BYTES, kTileRows (rows whose sums, two registers each, fit the register
-// file), fused() on scalars and registers, and VIREID_TABLE (name of its table).
+// defines VIREID_VECTOR_BYTES, includes rerank_registers.inc.h, and defines kTileRows (rows whose
+// sums, two registers each, fit the register file), fused() on registers, and VIREID_TABLE (name of
+// its table).
 //
 // Nothing here may call a function or template with external linkage (the standard library
 // included): the linker keeps one copy of such a function, possibly the one compiled for a wider
