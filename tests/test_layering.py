@@ -24,8 +24,9 @@ ALLOWED = {
     "data": {"_checks", "_files", "_extension", "_version"},
     "config": {"_checks", "_files", "configs"},
     "testing": {"ops", "_checks"},
+    "report": {"retrieval", "_checks", "_files", "_version"},
     "engine": {
-        "models", "nn", "clip", "losses", "retrieval", "data", "ops", "config",
+        "models", "nn", "clip", "losses", "retrieval", "data", "ops", "config", "report",
         "_checks", "_collectives", "_files", "_extension", "_version",
     },
     "cli": {"engine", "config", "data", "_checks", "_files", "_version"},

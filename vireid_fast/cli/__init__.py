@@ -1,0 +1,44 @@
+"""The command `vireid`: parses, calls, prints. No logic."""
+# ruff: noqa: I001
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vireid_fast._version import __version__
+
+from vireid_fast.cli.app import app
+from vireid_fast.cli.options import say
+
+# Importing a module registers its commands, in the order of `vireid --help`.
+from vireid_fast.cli import training  # noqa: F401
+from vireid_fast.cli import features  # noqa: F401
+from vireid_fast.cli import data  # noqa: F401
+from vireid_fast.cli import about  # noqa: F401
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        say(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors of use and of files become one line and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, RuntimeError, NotImplementedError) as error:
+        if getattr(error, "shown_elsewhere", False):
+            # torchrun ends all processes when one has left; the one that shows it needs time.
+            time.sleep(5)
+            sys.exit(1)
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,131 @@
+"""Commands on features: `vireid extract`, `vireid eval`, `vireid rerank`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vireid_fast.cli.app import app
+from vireid_fast.cli.options import (
+    ModeOption,
+    ProtocolOption,
+    RunOption,
+    SkipOption,
+    integers,
+    say,
+    show_results,
+)
+
+
+@app.command()
+def extract(
+    run: RunOption,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help=".npz or .safetensors file.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or latest.")] = "best",
+    skip_bad_images: SkipOption = False,
+) -> None:
+    """Write the features of a split as a feature file."""
+    from vireid_fast._checks import require_choice
+    from vireid_fast.data.feature_files import require_target
+    from vireid_fast.engine.run_folder import RunFolder
+    from vireid_fast.engine.workflow import extract_run
+
+    require_choice("extract", "--checkpoint", checkpoint, ("best", "latest"))
+    if out is not None:
+        require_target(out)
+    path, extraction = extract_run(
+        RunFolder.open(run), split, out=out, which=checkpoint, skip_bad=skip_bad_images
+    )
+    rows, width = extraction.features.features.shape
+    say(f"features: {path}  {rows} images, width {width}")
+
+
+@app.command("eval")
+def evaluate(
+    query: Annotated[Path | None, typer.Option(help="Feature file of the queries.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Feature file of the gallery.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Feature file to draw query and gallery from.")
+    ] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option("--run", "-r", help="Run to evaluate; several are averaged, as RegDB's ten."),
+    ] = None,
+    protocol: ProtocolOption = None,
+    mode: ModeOption = None,
+    shots: Annotated[
+        tuple | None,
+        typer.Option(
+            parser=integers,
+            metavar="N[,N]",
+            help="Images per identity and camera, where drawn; default 1.",
+        ),
+    ] = None,
+    permutations: Annotated[
+        Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="euclidean, cosine or dot; the protocol's own otherwise.")
+    ] = None,
+    rerank: Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")] = None,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="With --run: leave damaged images out.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
+) -> None:
+    """Evaluate feature files of any model, or a run on its test identities.
+
+    A run is evaluated as its configuration says, plain and re-ranked, unless an option says else.
+    Lists, as in --mode all,indoor --shots 1,10, give one table and compute each distance once.
+    """
+    from vireid_fast._checks import require
+    from vireid_fast.config import EvaluationConfig
+    from vireid_fast.engine.evaluation_files import evaluate_files, override_settings, parse_rerank
+
+    parameters = None if rerank is None else parse_rerank(rerank)
+    together = "," in (mode or "") or len(shots or ()) > 1
+    require(bool(run) or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
+            "no --run")  # fmt: skip
+    if run:
+        from vireid_fast.engine.run_folder import RunFolder
+        from vireid_fast.engine.workflow import evaluate_runs, extract_run
+
+        others = [str(path) for path in (query, gallery, features) if path is not None]
+        require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
+        opened = [RunFolder.open(path) for path in run]
+        if {protocol, mode, shots, permutations, metric, rerank} == {None}:
+            show_results(evaluate_runs(opened, skip_bad=skip_bad_images), json_file)
+            for each in opened:
+                say(f"written: {each.results_file}")
+            return
+        require(len(opened) == 1, "eval", "--run", "come alone, or without further options",
+                f"{len(opened)} runs", "Extract their features and evaluate these.")  # fmt: skip
+        own = opened[0].config().evaluation
+        protocol, mode, shots = override_settings(own, protocol, mode, shots)
+        features, _ = extract_run(opened[0], skip_bad=skip_bad_images)
+    results = evaluate_files(
+        query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
+        shots=shots, permutations=permutations, metric=metric, rerank=parameters,
+    )  # fmt: skip
+    show_results(results, json_file, together=together)
+
+
+@app.command()
+def rerank(
+    query: Annotated[Path, typer.Option(help="Feature file of the queries.")],
+    gallery: Annotated[Path, typer.Option(help="Feature file of the gallery.")],
+    out: Annotated[Path, typer.Option(help="Target .npz file.")],
+    k1: Annotated[int, typer.Option(help="Neighbours of the reciprocal sets.")] = 20,
+    k2: Annotated[int, typer.Option(help="Neighbours of the query expansion.")] = 6,
+    lambda_value: Annotated[float, typer.Option("--lambda", help="Weight of the distance.")] = 0.3,
+    top_k: Annotated[int | None, typer.Option(help="Write lists of K instead of a matrix.")] = None,
+    metric: Annotated[str, typer.Option(help="euclidean, or cosine to normalise.")] = "euclidean",
+) -> None:
+    """Re-rank a gallery with k-reciprocal encoding and write distances or lists."""
+    from vireid_fast.engine.evaluation_files import rerank_files
+
+    shape = rerank_files(
+        query, gallery, out, k1=k1, k2=k2, lambda_value=lambda_value, top_k=top_k, metric=metric
+    )
+    say(f"written: {out}  {' x '.join(str(n) for n in shape)}")

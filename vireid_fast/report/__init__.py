@@ -1,0 +1,1 @@
+"""Pages that show results: what they contain (`content`), and how it becomes one HTML file."""
