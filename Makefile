@@ -8,9 +8,14 @@ TORCH_PIP ?=
 BIN := $(VENV)/bin
 NATIVE := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: setup demo test bench lint kernels-check results clean
+.PHONY: help setup demo test faults sanitize lint types kernels-check wheel wheel-check licences \
+	bench results clean
 
-setup: $(VENV)/.built
+help:  ## Say what each target does.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | \
+	while IFS='|' read -r name text; do printf '%-16s%s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/.built  ## Make a virtual environment with torch, everything for development, and the kernels.
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -23,25 +28,45 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
-demo: setup
+demo: setup  ## Draw people, train a small CSDN, evaluate it (DEMO= further arguments).
 	$(BIN)/vireid demo $(DEMO)
 
-test: setup
+test: setup  ## All tests but the long faults (PYTEST= further arguments, or the tests to run).
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(PYTEST)
 
-lint: setup
+faults: setup  ## The whole fault suite: kills, full disks, mutated files, dying processes.
+	$(BIN)/python -m pytest tests/faults --faults=full --faults-counts tests/faults/counts.json \
+		$(PYTEST)
+
+sanitize: setup  ## Native code under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer.
+	$(BIN)/python tests/sanitizers/run.py
+
+lint: setup  ## Style of all Python files.
 	$(BIN)/ruff check .
 
-kernels-check: setup
+types: setup  ## Type hints of the package, and of a user's script against the public names.
+	$(BIN)/mypy
+
+kernels-check: setup  ## Compile every GPU kernel and hold it to its budget (nvcc, triton).
 	$(BIN)/python tests/kernels_check.py
 
-bench: setup
+wheel: setup  ## Build the sdist and, from it, the wheel, into dist/.
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+wheel-check: setup  ## Audit dist/ and use the wheel in a clean environment.
+	$(BIN)/python -m pytest tests/packaging --artifacts dist --torch "$(TORCH_PIP) $(TORCH)" $(PYTEST)
+
+licences: setup  ## Write docs/licences.md anew from pyproject.toml and what is installed.
+	$(BIN)/python tests/packaging/licences.py
+
+bench: setup  ## Measure everything, then write the tables into README and docs/performance.md.
 	$(BIN)/python benchmarks/run.py $(PYTEST); status=$$?; \
 	$(BIN)/python benchmarks/report.py && exit $$status
 
-results: setup
+results: setup  ## Train and judge what docs/results.md shows.
 	$(BIN)/python benchmarks/results.py
 
-clean:
-	rm -rf build *.egg-info vireid_fast/*.so
+clean:  ## Remove what was built; the environment stays.
+	rm -rf build dist *.egg-info vireid_fast/*.so

@@ -60,6 +60,8 @@ def extensions(choice: str) -> list[Extension]:
 
     flags = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fno-math-errno",
              "-fvisibility=hidden"]  # fmt: skip
+    # Checks name their source file; the folders of the machine that built a wheel are left out.
+    flags += [f"-ffile-prefix-map={d}=." for d in (ROOT, Path(torch.__file__).parents[1])]
     stable = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # PyTorch 2.10
     headers = sources("*.h", "cpu/*.h", "cuda/*.h", "cuda/*.cuh")
     cuda = torch.version.cuda if choice == "cuda" else ""
@@ -76,6 +78,7 @@ def extensions(choice: str) -> list[Extension]:
         pairs = (name.split("_") for name in CUDA_ARCHITECTURES.split())
         targets = [f"-gencode=arch=compute_{a},code={kind}_{a}" for kind, a in pairs]
         nvcc = ["-O3", "-std=c++20", "-DUSE_CUDA", *stable, *targets]
+        nvcc += ["-Xcompiler", ",".join(flags[-2:])]
         built.append(CUDAExtension(
             "vireid_fast._C_cuda", sources("cuda/*.cu"), depends=headers, py_limited_api=True,
             extra_compile_args={"cxx": [*flags, *stable], "nvcc": nvcc}))  # fmt: skip
@@ -93,6 +96,5 @@ if choice != "none":
 setup(
     packages=[*find_packages(include=["vireid_fast", "vireid_fast.*"]), "vireid_fast.configs"],
     package_dir={"vireid_fast.configs": "configs"},
-    package_data={"vireid_fast.configs": ["**/*.yaml"]},
     **build,
 )
