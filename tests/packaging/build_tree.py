@@ -12,9 +12,7 @@ VERSION = re.fullmatch(
 ).group(1)
 
 
-def run(
-    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> str:
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """Run a command, give its standard output; a failure shows all that it printed."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True,
@@ -31,3 +29,9 @@ def project() -> dict:
     else:
         import tomli as tomllib  # pytest brings it to Python 3.10
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirement(text: str) -> tuple[str, str]:
+    """Name and version range of a requirement, without its marker; "any" without a range."""
+    name, versions = re.fullmatch(r"([\w-]+)\s*([^;]*?)\s*(?:;.*)?", text).groups()
+    return name, versions or "any"

@@ -1,4 +1,4 @@
-"""The built files under test: `pytest tests/packaging --artifacts dist`, as `make wheel-check` does."""
+"""The built files under test: `make wheel-check` runs `pytest tests/packaging --artifacts dist`."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from build_tree import ROOT, VERSION, project
 
 import vireid_fast
 
-SOURCES = sorted(ROOT.glob("vireid_fast/**/*.py")) + [ROOT / "setup.py"]
+SOURCES = [*sorted(ROOT.glob("vireid_fast/**/*.py")), ROOT / "setup.py"]
 
 
 def test_the_version_is_written_once():
@@ -19,7 +19,7 @@ def test_the_version_is_written_once():
     holders = [
         path.relative_to(ROOT)
         for path in [*SOURCES, ROOT / "pyproject.toml", *ROOT.glob("csrc/**/*.*")]
-        if re.search(rf'(?<![\w.=]){re.escape(VERSION)}(?![\w.])', path.read_text(encoding="utf-8"))
+        if re.search(rf"(?<![\w.=]){re.escape(VERSION)}(?![\w.])", path.read_text(encoding="utf-8"))
     ]
     assert holders == [Path("vireid_fast/_version.py")]
 
