@@ -53,7 +53,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """A value with significant digits; a dash if it is not finite."""
-    return f"{value:.{digits}g}" if math.isfinite(value) else ABSENT
+    return f"{value:#.{digits}g}".rstrip(".") if math.isfinite(value) else ABSENT
 
 
 def data_uri(picture: Picture) -> str:

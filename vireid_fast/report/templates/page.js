@@ -110,7 +110,6 @@
       const wanted = identity.value;
       const counts = {};
       points.forEach((point) => {
-        point.classList.toggle("gone", !shown.has(point.dataset.modality));
         point.toggleAttribute("hidden", !shown.has(point.dataset.modality));
         const is = wanted !== "" && point.dataset.identity === wanted;
         point.classList.toggle("chosen", is);
