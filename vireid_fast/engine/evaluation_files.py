@@ -158,7 +158,7 @@ def evaluate_files(
         processing, split = read_processing(features)
         numbers = (1,) if shots is None else shots if isinstance(shots, Sequence) else (shots,)
         results = evaluate_settings(
-            read_feature_set(features), protocol, _modes(protocol, mode), numbers,
+            read_feature_set(features), protocol, requested_modes(protocol, mode), numbers,
             permutations=orders, metric=metric, rerank=rerank, processing=processing, split=split,
             progress=advance,
         )  # fmt: skip
@@ -184,7 +184,8 @@ def _evaluate_pair(
         )  # fmt: skip
 
 
-def _modes(protocol: str, mode: str | None) -> tuple[str, ...]:
+def requested_modes(protocol: str, mode: str | None) -> tuple[str, ...]:
+    """The modes that an option names: several by commas, "each", or None for the usual ones."""
     if mode is None:
         return default_modes(protocol)
     if mode == EACH:

@@ -13,6 +13,10 @@ from vireid_fast.ops import RankStatistics
 METRIC_NAMES = ("R1", "R5", "R10", "R20", "mAP", "mINP")
 
 
+class NoValidQuery(ValueError):
+    """No query has a right gallery item, so that there is nothing to average."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """Retrieval metrics as fractions, averaged over the valid queries.
@@ -66,7 +70,8 @@ def metrics_from_ranks(
         Fractions, averaged over the queries that have a correct item.
 
     Raises:
-        ValueError: No query has a correct item in the gallery, or an argument does not fit.
+        NoValidQuery: No query has a correct item in the gallery.
+        ValueError: An argument does not fit.
     """
     what = "metrics_from_ranks"
     require_choice(what, "cmc", cmc, ("identity", "image"))
@@ -78,6 +83,7 @@ def metrics_from_ranks(
         num_valid > 0, "evaluation", "query", "hold at least one valid query",
         f"{len(valid)} queries without a correct gallery item",
         "Check that query and gallery share identities that the protocol does not drop.",
+        NoValidQuery,
     )  # fmt: skip
     hits = torch.bincount(ranks[valid], minlength=gallery_size)
     curve = hits.cumsum(0).double().cpu() / num_valid

@@ -1,6 +1,6 @@
 """Metrics of the trials of a search: blocks of distances are counted for all of them at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from vireid_fast.ops import (
 )
 from vireid_fast.ops.rank_statistics import DropRule
 from vireid_fast.retrieval.batched import iterate_galleries, iterate_query_sets
-from vireid_fast.retrieval.distance_rows import FeatureRows, MatrixRows
+from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows, MatrixRows
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import Metric, Protocol
@@ -87,10 +87,7 @@ def score(
     """
     if parameters is not None:
         return _reranked(rules, query, gallery, trials, metric, parameters, report)
-    if _is_wide(query.features) and _is_wide(gallery.features):
-        distances = _WideDistances(query, gallery, metric)
-    else:
-        distances = _Float64Distances(query, gallery, metric)
+    distances = exact_distances(query, gallery, metric)
     if all(trial.gallery is None for trial in trials):
         whole = _of_whole_gallery(rules, distances, query, gallery, report)
         statistics = [whole] * len(trials)
@@ -104,6 +101,23 @@ def score(
         found.append(metrics_from_ranks(part, size, rules.cmc))
         report.step()
     return found
+
+
+def exact_distances(
+    query: FeatureSet, gallery: FeatureSet, metric: Metric
+) -> "_WideDistances | _Float64Distances":
+    """Blocks of distances of queries to gallery rows that rank right items as float64 ones do.
+
+    Args:
+        query: All queries.
+        gallery: What they rank.
+        metric: Distance between features.
+
+    Returns:
+        An object with `block(begin, end)`: distances of some queries. Shape (end - begin, G).
+    """
+    wide = _is_wide(query.features) and _is_wide(gallery.features)
+    return (_WideDistances if wide else _Float64Distances)(query, gallery, metric)
 
 
 def _is_wide(features: Tensor) -> bool:
@@ -200,21 +214,9 @@ def _reranked(
     rules: Protocol, query: FeatureSet, gallery: FeatureSet, trials: Sequence[Trial],
     metric: Metric, parameters: RerankParameters, report: Reporter,
 ) -> list[Metrics]:  # fmt: skip
-    """Metrics of re-ranked trials, which share the neighbours on the side that they share."""
-    if metric == "cosine":
-        query, gallery = _normalised(query), _normalised(gallery)
-    queries = [query if t.query is None else query.subset(t.query) for t in trials]
-    galleries = [gallery if t.gallery is None else gallery.subset(t.gallery) for t in trials]
-    if len(trials) == 1:
-        all_rows = [RerankedRows(queries[0].features, galleries[0].features, *parameters)]
-    elif all(trial.query is None for trial in trials):
-        parts = iterate_galleries(query.features, [g.features for g in galleries], *parameters)
-        all_rows = map(MatrixRows, parts)
-    else:
-        parts = iterate_query_sets([q.features for q in queries], gallery.features, *parameters)
-        all_rows = map(MatrixRows, parts)
+    """Metrics of re-ranked trials."""
     found = []
-    for rows, asking, ranked in zip(all_rows, queries, galleries, strict=True):
+    for rows, asking, ranked in reranked_trials(query, gallery, trials, metric, parameters):
         statistics = streamed_rank_statistics(
             rows,
             asking.person_ids,
@@ -227,6 +229,41 @@ def _reranked(
         found.append(metrics_from_ranks(statistics, len(ranked), rules.cmc))
         report.step()
     return found
+
+
+def reranked_trials(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    trials: Sequence[Trial],
+    metric: Metric,
+    parameters: RerankParameters,
+) -> Iterator[tuple[DistanceRows, FeatureSet, FeatureSet]]:
+    """Re-ranked distances of each trial, which share the neighbours on the side that they share.
+
+    Args:
+        query: All queries of the search.
+        gallery: All its gallery rows.
+        trials: Which queries rank which gallery rows.
+        metric: Distance between features; "cosine" normalises them first.
+        parameters: Of re-ranking.
+
+    Yields:
+        Distances, queries and gallery of a trial. Memory: see `RerankedRows`; of several trials
+        one matrix of distances at a time.
+    """
+    if metric == "cosine":
+        query, gallery = _normalised(query), _normalised(gallery)
+    queries = [query if t.query is None else query.subset(t.query) for t in trials]
+    galleries = [gallery if t.gallery is None else gallery.subset(t.gallery) for t in trials]
+    if len(trials) == 1:
+        all_rows = [RerankedRows(queries[0].features, galleries[0].features, *parameters)]
+    elif all(trial.query is None for trial in trials):
+        parts = iterate_galleries(query.features, [g.features for g in galleries], *parameters)
+        all_rows = map(MatrixRows, parts)
+    else:
+        parts = iterate_query_sets([q.features for q in queries], gallery.features, *parameters)
+        all_rows = map(MatrixRows, parts)
+    yield from zip(all_rows, queries, galleries, strict=True)
 
 
 def _normalised(features: FeatureSet) -> FeatureSet:

@@ -1,0 +1,72 @@
+"""What a report says about a run in words."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vireid_fast._version import __version__
+from vireid_fast.config import Config
+from vireid_fast.engine.checkpoint import CheckpointError, follow
+from vireid_fast.engine.run_folder import RunFolder
+
+
+def run_facts(run: RunFolder, config: Config, processing: Mapping[str, str]) -> dict[str, str]:
+    """Words by name: method, data, protocol, checkpoint, features, version, machine."""
+    own = config.evaluation
+    made = json_object(run.path / "environment.json")
+    data = config.data.name
+    facts = {
+        "run": run.path.resolve().name,
+        "method": f"{config.method}, {config.clip.architecture}, seed {config.seed}",
+        "data": f"{data}, {config.data.height} x {config.data.width} pixels, test identities",
+        "protocol": f"{own.protocol}, mode {own.mode}",
+        "checkpoint": _checkpoint(run),
+        "features": ", ".join(f"{name} {words}" for name, words in processing.items()),
+        "version": _version(made),
+        "machine": _machine(made),
+    }
+    return {name: words for name, words in facts.items() if words}
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _checkpoint(run: RunFolder) -> str:
+    try:
+        folder, facts = follow(run.best)
+    except CheckpointError:
+        return ""
+    words = folder.name
+    if "stage" in facts and "epoch" in facts:
+        words = f"{facts['stage']} epoch {facts['epoch']}"
+    rank = facts.get("rank")
+    if isinstance(rank, list) and len(rank) == 2:
+        words += f", chosen on validation identities: mAP {rank[0]:.1%}, R1 {rank[1]:.1%}"
+    return words
+
+
+def _version(made: Mapping[str, Any]) -> str:
+    trained = made.get("vireid_fast")
+    if trained in (None, __version__):
+        return f"vireid_fast {__version__}"
+    return f"vireid_fast {__version__}; trained with {trained}"
+
+
+def _machine(made: Mapping[str, Any]) -> str:
+    """Of the training, as environment.json has it."""
+    parts = [
+        f"{name} {made[key]}" if name else str(made[key])
+        for key, name in (
+            ("platform", ""), ("cuda", ""), ("python", "Python"), ("torch", "torch"),
+            ("cpu_count", "CPUs"), ("threads", "threads"), ("processes", "processes"),
+        )
+        if made.get(key) is not None
+    ]  # fmt: skip
+    return ", ".join(parts)
