@@ -12,7 +12,8 @@ ALLOWED = {
     "_version": set(),
     "_checks": set(),
     "_collectives": {"_checks"},
-    "_files": set(),
+    "_locks": {"_checks"},
+    "_files": {"_checks", "_locks"},
     "_extension": {"_checks"},
     "ops": {"_checks", "_extension"},
     "nn": {"ops", "_checks", "_collectives"},
@@ -21,17 +22,17 @@ ALLOWED = {
     "retrieval": {"ops", "_checks", "_collectives"},
     "models": {"nn", "clip", "ops", "_checks"},
     "dropin": {"nn", "clip", "ops", "_checks"},
-    "data": {"_checks", "_files", "_extension", "_version"},
+    "data": {"_checks", "_files", "_locks", "_extension", "_version"},
     "config": {"_checks", "_files", "configs"},
     "testing": {"ops", "_checks"},
     "report": {"retrieval", "_checks", "_files", "_version"},
     "engine": {
         "models", "nn", "clip", "losses", "retrieval", "data", "ops", "config", "report",
-        "_checks", "_collectives", "_files", "_extension", "_version",
+        "_checks", "_collectives", "_files", "_locks", "_extension", "_version",
     },
     "cli": {"engine", "config", "data", "_checks", "_files", "_version"},
     "__main__": {"cli"},
-    "__init__": {"dropin", "ops", "retrieval", "_version"},
+    "__init__": {"dropin", "ops", "retrieval", "engine", "_version"},
 }  # fmt: skip
 
 

@@ -145,3 +145,13 @@ def positive_int(what: str, argument: str, value: object) -> int:
         raise TypeError(sentence(what, argument, "be an integer", repr(value))) from None
     require(number >= 1, what, argument, "be at least 1", number)
     return number
+
+
+class WriteError(OSError):
+    """A file or folder that could not be written; the message names it and says why."""
+
+    def __str__(self) -> str:
+        return (
+            f"write: {self.filename} must be written, got {self.strerror}. Free space or name "
+            "another place; no file was left half written."
+        )

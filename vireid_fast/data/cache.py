@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vireid_fast._checks import require, sentence
-from vireid_fast._files import atomic_write
+from vireid_fast._files import atomic_write, remove_abandoned
+from vireid_fast._locks import exclusive
 from vireid_fast._version import __version__
 from vireid_fast.data.images import ImageError, load_images, require_size
 from vireid_fast.data.table import ImageTable, require_rows
@@ -24,7 +25,6 @@ Progress = Callable[[int, int], None]
 # Raise when the content of the files changes for the same images and package version.
 _FORMAT = 1
 _NPY_HEADER_BYTES = 128
-_STALE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,7 @@ def open_cache(
     data = folder / f"images-{size[0]}x{size[1]}-{key}.npy"
     cached = _open_existing(data, digest, rows, size)
     if cached is None:
-        _build(table, rows, size, data, digest, skip_bad, progress)
-        cached = _open_existing(data, digest, rows, size)
-        require(
-            cached is not None, "open_cache", "the new cache", f"be readable at {data}", "none",
-            "Another program changed it; run again.", RuntimeError,
-        )  # fmt: skip
+        cached = _build_alone(table, rows, size, data, digest, skip_bad, progress)
     if cached.bad and not skip_bad:
         raise cached.bad[0]
     return cached
@@ -135,6 +130,51 @@ def _open_existing(
     return ImageCache(images=images[: len(kept)], rows=kept, bad=bad, path=data)
 
 
+def _build_alone(
+    table: ImageTable,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    data: Path,
+    digest: str,
+    skip_bad: bool,
+    progress: Progress | None,
+) -> ImageCache:
+    """Build the cache, or wait for the process that does; of several one alone builds."""
+    with _explained(data.parent, _needed(rows, size)), exclusive(
+        data.parent, "open_cache", name=f".{data.stem}.lock", wait=True
+    ):
+        cached = _open_existing(data, digest, rows, size)
+        if cached is None:
+            _build(table, rows, size, data, digest, skip_bad, progress)
+            cached = _open_existing(data, digest, rows, size)
+        require(
+            cached is not None, "open_cache", "the new cache", f"be readable at {data}", "none",
+            "Another program changed it; run again.", RuntimeError,
+        )  # fmt: skip
+        return cached
+
+
+def _needed(rows: np.ndarray, size: tuple[int, int]) -> int:
+    """Bytes of the images."""
+    return _NPY_HEADER_BYTES + len(rows) * size[0] * size[1] * 3
+
+
+@contextmanager
+def _explained(folder: Path, needed: int) -> Iterator[None]:
+    """Errors of writing the cache say what `data.cache` must be."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full_disk(folder, needed, "a full disk") from error
+        raise RuntimeError(
+            sentence(
+                "open_cache", "data.cache", "be a folder that can be written",
+                f"{folder} ({error.strerror or error})", "Set data.cache to another folder.",
+            )
+        ) from error  # fmt: skip
+
+
 def _build(
     table: ImageTable,
     rows: np.ndarray,
@@ -144,33 +184,21 @@ def _build(
     skip_bad: bool,
     progress: Progress | None,
 ) -> None:
-    needed = _NPY_HEADER_BYTES + len(rows) * size[0] * size[1] * 3
-    try:
-        data.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(data)
-        _require_space(data.parent, needed)
-        # An old index must never describe new images, even if this process is killed in between.
-        data.with_suffix(".json").unlink(missing_ok=True)
-        with atomic_write(data) as temporary:
-            bad = _write_images(table, rows, size, temporary, skip_bad, progress)
-        index = {
-            "digest": digest,
-            "size": list(size),
-            "paths": [table.paths[row] for row in rows],
-            "bad_positions": list(bad),
-            "bad": [{"path": error.path, "reason": error.reason} for error in bad.values()],
-        }
-        with atomic_write(data.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(index), encoding="utf-8")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full_disk(data.parent, needed, "a full disk") from error
-        raise RuntimeError(
-            sentence(
-                "open_cache", "data.cache", "be a folder that can be written",
-                f"{data.parent} ({error.strerror or error})", "Set data.cache to another folder.",
-            )
-        ) from error  # fmt: skip
+    remove_abandoned(data)
+    _require_space(data.parent, _needed(rows, size))
+    # An old index must never describe new images, even if this process is killed in between.
+    data.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_write(data) as temporary:
+        bad = _write_images(table, rows, size, temporary, skip_bad, progress)
+    index = {
+        "digest": digest,
+        "size": list(size),
+        "paths": [table.paths[row] for row in rows],
+        "bad_positions": list(bad),
+        "bad": [{"path": error.path, "reason": error.reason} for error in bad.values()],
+    }
+    with atomic_write(data.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(index), encoding="utf-8")
 
 
 def _write_images(
@@ -222,10 +250,3 @@ def _full_disk(folder: Path, needed: int, got: str) -> RuntimeError:
             "Free space, or set data.cache to a folder on another disk.",
         )
     )  # fmt: skip
-
-
-def _remove_stale(data: Path) -> None:
-    """Remove what killed runs left of this cache; a running writer keeps its file fresh."""
-    for path in data.parent.glob(f".{data.name}.*.tmp"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            path.unlink(missing_ok=True)

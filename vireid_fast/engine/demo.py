@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from vireid_fast._checks import require
+from vireid_fast._files import atomic_write
+from vireid_fast._locks import exclusive
 from vireid_fast.config import load_config
 from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
 from vireid_fast.engine.distributed import require_one_process
+from vireid_fast.engine.pages import write_run_page
 from vireid_fast.engine.pretraining import pretrain
 from vireid_fast.engine.progress import progress_bar, say
 from vireid_fast.engine.run_folder import RunFolder
@@ -42,14 +45,22 @@ def demo(
     require_one_process("demo")
     fewest = MIN_IDENTITIES_SHORT if short else MIN_IDENTITIES
     require(identities >= fewest, "demo", "--identities", f"be at least {fewest}", identities)
+    with exclusive(path, "demo"):
+        return _demo(path, identities=identities, short=short, resume=resume)
+
+
+def _demo(
+    path: Path, *, identities: int, short: bool, resume: bool
+) -> tuple[RunFolder, dict[str, EvaluationResult]]:
     root = path / "data"
     with progress_bar("drawing pedestrians") as advance:
         write_sysu_layout(root, identities=identities, views=2, progress=advance)
-    contact_sheet(root).save(path / "contact_sheet.png")
+    with atomic_write(path / "contact_sheet.png") as temporary:
+        contact_sheet(root).save(temporary, format="PNG")
     say(f"data set: {root}, pictures: {path / 'contact_sheet.png'}")
     overrides = [f"data.root={root}", *(SHORT if short else ())]
     config = load_config(PRESET, overrides)
     weights = pretrain(config, path / "pretrain", resume=resume)
     config = replace(config, clip=replace(config.clip, weights=str(weights)))
     run = train(config, path / "csdn", resume=resume)
-    return run, evaluate_run(run)
+    return run, evaluate_run(run, then=write_run_page)

@@ -43,6 +43,11 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
     """
     require_one_process("pretrain")
     run = RunFolder(path)
+    with run.held():
+        return _pretrain(config, run, resume=resume)
+
+
+def _pretrain(config: Config, run: RunFolder, *, resume: bool) -> Path:
     run.require_startable(config, resume=resume)
     paired = training_data(config, read_table(config))
     if isinstance(paired, TrainingTracklets):
@@ -55,7 +60,7 @@ def pretrain(config: Config, path: Path, *, resume: bool = False) -> Path:
             f"{config.clip.architecture!r}. Load published weights with clip.weights instead."
         )
     model = Pretraining(backbone.clip, len(paired.identities)).to(config.device)
-    stage = _pretrain_stage(config, model, backbone, paired, _synthetic_root(config, path))
+    stage = _pretrain_stage(config, model, backbone, paired, _synthetic_root(config, run.path))
     known = facts(config, len(paired.identities)) | {"method": "pretrain"}
     trainer = Trainer(
         model, [stage], run, seed=config.seed, facts=known, world=World.single(),

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 
 from vireid_fast._checks import require
 from vireid_fast._extension import HAS_EXTENSION
-from vireid_fast._files import atomic_write
+from vireid_fast._files import append_line, atomic_write
+from vireid_fast._locks import LOCK_FILE, exclusive
 from vireid_fast._version import __version__
 from vireid_fast.config import Config, ConfigError, load_config, presets
 
@@ -48,8 +50,7 @@ class RunFolder:
             ValueError: The folder holds a checkpoint and `resume` is off, or it is on and the
                 folder's configuration differs; or the path leads through a file.
         """
-        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        require(nearest.is_dir(), "run", str(self.path), "be a folder", f"the file {nearest}")
+        self._require_folder()
         if not self._has_checkpoint():
             return
         require(
@@ -65,6 +66,29 @@ class RunFolder:
         self.write_json(
             self.path / "environment.json", {**environment(), "processes": processes}
         )
+
+    @contextmanager
+    def held(self, *, by: str = "", take: bool = True) -> Iterator[None]:
+        """Hold the run for this process: no other may train in the folder meanwhile.
+
+        Args:
+            by: "" for training, which everything but the evaluation's files belongs to;
+                "evaluation" for that, which may run beside a training.
+            take: False does nothing, for processes that do not write.
+
+        Raises:
+            InUseError: Another process does the same in this folder; names it.
+        """
+        if not take:
+            yield
+            return
+        self._require_folder()
+        with exclusive(self.path, "run", name=f".{by}.lock" if by else LOCK_FILE):
+            yield
+
+    def _require_folder(self) -> None:
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        require(nearest.is_dir(), "run", str(self.path), "be a folder", f"the file {nearest}")
 
     def _has_checkpoint(self) -> bool:
         # Hidden folders are what killed writes leave.
@@ -183,10 +207,7 @@ class MetricsLog:
     def write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         """Append one epoch."""
         record = {"stage": stage, "epoch": epoch, **values}
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._file, json.dumps(record))
         self.lines += 1
         if self._board is not None:
             for name, value in values.items():

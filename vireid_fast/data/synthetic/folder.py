@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
+from vireid_fast._locks import LOCK_FILE, exclusive
 from vireid_fast.data.synthetic.parameters import Parameters
 
 MARKER, UNFINISHED = "synth.json", "synth.json.unfinished"
@@ -57,15 +58,20 @@ def write_set(
 
     Raises:
         FileExistsError: `root` holds something else, which is left untouched.
+        InUseError: Another process is drawing there.
     """
     root = Path(root)
     text = json.dumps(asdict(parameters), indent=2) + "\n"
     if _holds_same_set(root, text, contents):
         return False
-    _clear(root)
-    draw(root)
-    (root / UNFINISHED).write_text(text, encoding="utf-8")
-    os.replace(root / UNFINISHED, root / MARKER)
+    with exclusive(root, "synth"):
+        # Another process may have drawn it meanwhile.
+        if _holds_same_set(root, text, contents):
+            return False
+        _clear(root)
+        draw(root)
+        (root / UNFINISHED).write_text(text, encoding="utf-8")
+        os.replace(root / UNFINISHED, root / MARKER)
     return True
 
 
@@ -80,7 +86,7 @@ def _holds_same_set(root: Path, text: str, contents: Contents) -> bool:
         return False
     if not root.is_dir():
         raise FileExistsError(f"{root}: is no folder. Choose another output folder.")
-    entries = {entry.name for entry in root.iterdir()}
+    entries = {entry.name for entry in root.iterdir() if entry.name != LOCK_FILE}
     if not entries:
         return False
     foreign = _first_foreign(root, contents)
@@ -113,5 +119,5 @@ def _clear(root: Path) -> None:
     for entry in root.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != UNFINISHED:
+        elif entry.name not in (UNFINISHED, LOCK_FILE):
             entry.unlink()
