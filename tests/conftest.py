@@ -6,6 +6,13 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", choices=("short", "full"), default="short", help="Extent of tests/faults."
+    )
+    parser.addoption("--faults-counts", metavar="FILE", help="Write what tests/faults tried.")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
