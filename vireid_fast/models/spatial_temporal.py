@@ -49,6 +49,9 @@ class SpatialTemporalEncoder(nn.Module):
         backend: "fused": grouping and shift are rows that the attention loads and stores.
             "reference": permuted copies.
 
+    Attributes:
+        layouts: Of each block, which tokens of a clip attend to each other; None: each frame's.
+
     Raises:
         ValueError: The tower is no ViT, the groups do not divide its rows, it has too few blocks,
             or a choice is unknown.
@@ -85,7 +88,7 @@ class SpatialTemporalEncoder(nn.Module):
         self.feature_width: int = visual.feature_width
         self.projected_width: int = visual.projected_width
         basic = depth - grouped_blocks - shift_blocks
-        self._layouts: list[ClipLayout | None] = [
+        self.layouts: list[ClipLayout | None] = [
             *[None] * basic, *[grouped] * grouped_blocks, *[shifted] * shift_blocks,
         ]  # fmt: skip
 
@@ -135,12 +138,12 @@ class SpatialTemporalEncoder(nn.Module):
         trunk = self.visual.trunk
         tokens = trunk.embed(self.visual.stem(clips.flatten(0, 1)))
         blocks = trunk.transformer.resblocks
-        for block, layout in zip(blocks[:-1], self._layouts[:-1], strict=True):
+        for block, layout in zip(blocks[:-1], self.layouts[:-1], strict=True):
             tokens = self._run(block, layout, tokens, grid)
         return tokens, grid
 
     def _last_block(self) -> tuple[nn.Module, ClipLayout | None]:
-        return self.visual.trunk.transformer.resblocks[-1], self._layouts[-1]
+        return self.visual.trunk.transformer.resblocks[-1], self.layouts[-1]
 
     def _run(
         self, block: nn.Module, layout: ClipLayout | None, tokens: Tensor, grid: ClipGrid

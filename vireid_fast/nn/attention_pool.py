@@ -102,7 +102,7 @@ class AttentionPool2d(nn.Module):
             ValueError: The shape or device does not fit. TypeError: The dtype does not fit.
         """
         self._validate(x)
-        tokens = _tokens(self, x)
+        tokens = pool_tokens(self, x)
         # T C (C + d) products per token by token, T C d + C C d with the joint matrix.
         if self.backend == "reference" or tokens[..., 0].numel() <= self.c_proj.out_features:
             return self.c_proj(self.v_proj(tokens))
@@ -127,7 +127,7 @@ class AttentionPool2d(nn.Module):
 
 def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:
     """Pool a map (B, C, h, w) to (B, d) with the parameters of any module named like OpenAI's."""
-    tokens = _tokens(pool, x)
+    tokens = pool_tokens(pool, x)
     query, key, value = (
         Projection(layer.weight, layer.bias) for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
     )
@@ -135,7 +135,7 @@ def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:
     return F.linear(pooled, pool.c_proj.weight, pool.c_proj.bias)
 
 
-def _tokens(pool: nn.Module, x: Tensor) -> Tensor:
+def pool_tokens(pool: nn.Module, x: Tensor) -> Tensor:
     """Mean and places of a map with their positions. Shape (B, 1 + h w, C)."""
     places = x.flatten(2).transpose(1, 2)
     tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
@@ -143,7 +143,7 @@ def _tokens(pool: nn.Module, x: Tensor) -> Tensor:
 
 
 def _pool_plainly(pool: AttentionPool2d, x: Tensor) -> Tensor:
-    tokens = _tokens(pool, x)
+    tokens = pool_tokens(pool, x)
     batch, _, width = tokens.shape
 
     def split(values: Tensor) -> Tensor:

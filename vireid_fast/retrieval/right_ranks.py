@@ -85,9 +85,7 @@ def right_ranks(
     if parameters is not None:
         for rows, asking, ranked in reranked_trials(query, gallery, trials, metric, parameters):
             blocks = _blocks(len(asking), len(ranked))
-            yield _joined(
-                [_of_block(rules, rows.block(*b), asking, ranked, b[0]) for b in blocks]
-            )
+            yield _joined([_of_block(rules, rows.block(*b), asking, ranked, b[0]) for b in blocks])
         return
     distances = exact_distances(query, gallery, metric)
     galleries = {id(t.gallery): t.gallery for t in trials}

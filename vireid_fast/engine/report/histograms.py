@@ -98,9 +98,7 @@ def _distances(
     return same, different, note
 
 
-def _every_pair(
-    first: Side, second: Side | None, metric: Metric
-) -> tuple[np.ndarray, np.ndarray]:
+def _every_pair(first: Side, second: Side | None, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     within = second is None
     (x, ids), (y, other_ids) = first, first if second is None else second
     if not len(ids) or not len(other_ids):

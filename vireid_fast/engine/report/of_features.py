@@ -89,7 +89,7 @@ def report_of_features(
     shelves = tuple(
         row_shelf(own, name) for own, name in zip(sets, map(_name, sources), strict=True)
     )
-    found = sections(
+    found, _ = sections(
         judged, results, (shelves[0], shelves[-1]), metric=metric or rules.metric,
         setting=next(iter(settings.values())), map_method=map_method, queries=queries,
     )  # fmt: skip
@@ -101,7 +101,7 @@ def report_of_features(
     }
     return Report(
         title=f"Features under {protocol}", facts=facts, results=results,
-        **{**found, "notes": (*notes, *found.get("notes", ()))},
+        **{**found, "notes": (*notes, *found["notes"])},
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from vireid_fast._checks import positive_int, require_choice
 from vireid_fast.config import Config
 from vireid_fast.data.permutations import read_permutations
+from vireid_fast.data.table import INFRARED, VISIBLE
 from vireid_fast.engine.data_setup import Table, read_table
 from vireid_fast.engine.extraction import Extraction
 from vireid_fast.engine.method_setup import load_method, processing_words
@@ -13,7 +14,8 @@ from vireid_fast.engine.methods import Method
 from vireid_fast.engine.report.facts import json_object, run_facts
 from vireid_fast.engine.report.feature_map import METHODS as MAPS
 from vireid_fast.engine.report.judged import Judged, setting_of
-from vireid_fast.engine.report.ranked import main_result
+from vireid_fast.engine.report.method_pictures import Pair, method_pictures
+from vireid_fast.engine.report.ranked import Partners, main_result
 from vireid_fast.engine.report.sections import sections
 from vireid_fast.engine.report.shelf import table_shelf
 from vireid_fast.engine.report.training import training_curves
@@ -78,10 +80,12 @@ def report_of_run(
         setting = setting_of(results[main_result(results)])
     else:
         setting = Setting(modes(config)[0], config.evaluation.shots)
-    found = sections(
+    found, partners = sections(
         judged, results, (shelf, shelf), metric=metric, setting=setting,
         map_method=map_method, queries=queries,
     )  # fmt: skip
+    pairs = [pair for own in partners if (pair := _pair(table, features, own)) is not None]
+    pictures, unseen = method_pictures(method, table, pairs)
     training, damaged = training_curves(run.metrics_file)
     if features.bad:
         notes.append(f"{len(features.bad)} damaged images were left out of the evaluation.")
@@ -90,8 +94,19 @@ def report_of_run(
         facts=run_facts(run, config, processing_words(config, method)),
         results=dict(results),
         training=training,
-        **{**found, "notes": (*notes, *damaged, *found.get("notes", ()))},
+        method_pictures=pictures,
+        **{**found, "notes": (*notes, *damaged, *found["notes"], *unseen)},
     )
+
+
+def _pair(table: Table, features: Extraction, partners: Partners) -> Pair | None:
+    """A query and its nearest right item as rows of the table; None within one modality."""
+    rows = features.rows[[partners.query, partners.gallery]]
+    modality = table.modality[rows].tolist()
+    if sorted(modality) != [VISIBLE, INFRARED]:
+        return None
+    visible, infrared = (int(rows[modality.index(m)]) for m in (VISIBLE, INFRARED))
+    return Pair(partners.kind, int(table.person_ids[visible]), visible, infrared)
 
 
 def _evaluated(

@@ -1,6 +1,7 @@
 """Ranked lists of the best, median and worst queries."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,13 +27,28 @@ def main_result(results: Mapping[str, EvaluationResult]) -> str:
     return (infrared or plain)[0]
 
 
+@dataclass(frozen=True)
+class Partners:
+    """A query and its nearest right gallery item, whatever its rank.
+
+    Attributes:
+        kind: "best", "median" or "worst".
+        query: Row of the query set.
+        gallery: Row of the gallery set.
+    """
+
+    kind: str
+    query: int
+    gallery: int
+
+
 def ranked_queries(
     judged: Judged,
     results: Mapping[str, EvaluationResult],
     ranks: Mapping[str, RightRanks],
     shelves: tuple[Shelf, Shelf],
     count: int,
-) -> tuple[RankedQuery, ...]:
+) -> tuple[tuple[RankedQuery, ...], tuple[Partners, ...]]:
     """Lists of the best, median and worst queries by AP, in the first trial of the main result.
 
     In each kind the queries are of different people where there are enough.
@@ -45,7 +61,8 @@ def ranked_queries(
         count: Queries of each kind, fewer where there are not three times as many valid ones.
 
     Returns:
-        Best ones first, then median, then worst ones.
+        The lists, of the best ones first, then of median, then of worst ones; and for the first
+        query of each kind its nearest right item without re-ranking.
     """
     main = main_result(results)
     setting = setting_of(results[main])
@@ -55,8 +72,11 @@ def ranked_queries(
     first = {name: ranks[name].first().numpy() for name in names}
     people = judged.query.person_ids[trial.query].numpy()
     chosen = choose_queries(precision[main], people, count)
-    lists = {name: _lists(judged, results[name], trial, chosen, shelves[1]) for name in names}
-    return tuple(
+    lists, nearest = {}, []
+    for name in names:
+        lists[name], right = _lists(judged, results[name], trial, chosen, shelves[1])
+        nearest = nearest or right
+    ranked = tuple(
         RankedQuery(
             kind, shelves[0].item(int(trial.query[row])),
             {name: float(precision[name][row]) for name in names},
@@ -65,6 +85,11 @@ def ranked_queries(
         )
         for place, (kind, row) in enumerate(chosen)
     )  # fmt: skip
+    partners = [
+        Partners(kind, int(trial.query[row]), item)
+        for (kind, row), item in zip(chosen, nearest, strict=True)
+    ]
+    return ranked, tuple({own.kind: own for own in reversed(partners)}.values())[::-1]
 
 
 def choose_queries(precision: np.ndarray, people: np.ndarray, count: int) -> list[tuple[str, int]]:
@@ -106,8 +131,8 @@ def _lists(
     trial: FirstTrial,
     chosen: Sequence[tuple[str, int]],
     shelf: Shelf,
-) -> list[tuple[Match, ...]]:
-    """The first matches of each chosen query."""
+) -> tuple[list[tuple[Match, ...]], list[int]]:
+    """The first matches of each chosen query, and the row of its nearest right item."""
     rows = torch.tensor([row for _, row in chosen], dtype=torch.int64)
     query = judged.query.subset(trial.query[rows])
     gallery = judged.gallery.subset(trial.gallery)
@@ -120,11 +145,13 @@ def _lists(
         blocks = [found.block(row, row + 1) for row in rows.tolist()]
         distances = torch.cat(blocks) if blocks else torch.empty(0, len(gallery))
     dropped = dropped_items(judged.rules, query, gallery)
-    lists = []
+    lists, nearest = [], []
     for place, person in enumerate(query.person_ids.tolist()):
         order = distances[place].argsort(stable=True)
         if dropped is not None:
             order = order[~dropped[place][order]]
+        right = gallery.person_ids[order] == person
+        nearest.append(int(trial.gallery[order[right][0]]))
         lists.append(
             tuple(
                 Match(
@@ -134,7 +161,7 @@ def _lists(
                 for rank, item in enumerate(order[:LENGTH].tolist(), start=1)
             )
         )  # fmt: skip
-    return lists
+    return lists, nearest
 
 
 def _plain(query: FeatureSet, gallery: FeatureSet, result: EvaluationResult) -> Tensor:

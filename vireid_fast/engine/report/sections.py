@@ -9,7 +9,7 @@ from vireid_fast.engine.report.curves import cmc_curve, precision_recall_curve
 from vireid_fast.engine.report.feature_map import feature_map
 from vireid_fast.engine.report.histograms import distance_histograms
 from vireid_fast.engine.report.judged import Judged, ranks_by_result
-from vireid_fast.engine.report.ranked import ranked_queries
+from vireid_fast.engine.report.ranked import Partners, ranked_queries
 from vireid_fast.engine.report.shelf import Shelf, unreadable_note
 from vireid_fast.report.content import Curve
 from vireid_fast.retrieval.feature_set import FeatureSet
@@ -29,7 +29,7 @@ def sections(
     setting: Setting,
     map_method: str,
     queries: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[Partners, ...]]:
     """Curves, histograms, map, ranked lists and notes, as keyword arguments of `Report`.
 
     Args:
@@ -40,6 +40,9 @@ def sections(
         setting: Whose queries and galleries histograms and map show.
         map_method: See `feature_map`.
         queries: Ranked queries of each kind.
+
+    Returns:
+        The arguments, and pairs of a query and its nearest right item.
     """
     (search,) = judged.searches([setting])
     shown = _shown(judged, search)
@@ -48,15 +51,15 @@ def sections(
         "feature_map": feature_map(shown, metric, map_method),
     }
     if not results:
-        return found
+        return found | {"notes": ()}, ()
     curves, first = _curves(judged, results)
-    ranked = ranked_queries(judged, results, first, shelves, queries)
+    ranked, partners = ranked_queries(judged, results, first, shelves, queries)
     return found | {
         "cmc": tuple(cmc_curve(name, result) for name, result in results.items()),
         "precision_recall": curves,
         "ranked": ranked,
         "notes": unreadable_note(shelves),
-    }
+    }, partners
 
 
 def _curves(

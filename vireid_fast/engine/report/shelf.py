@@ -56,9 +56,7 @@ class Shelf:
         return Item(person, camera, modality, self.name(row), picture)
 
 
-def table_shelf(
-    table: ImageTable | TrackletTable, rows: np.ndarray, features: FeatureSet
-) -> Shelf:
+def table_shelf(table: ImageTable | TrackletTable, rows: np.ndarray, features: FeatureSet) -> Shelf:
     """The shelf of extracted features; a tracklet is shown by its middle frame.
 
     Args:
