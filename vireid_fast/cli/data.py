@@ -72,6 +72,9 @@ def check_data(
         int | None, typer.Option(help="The one split to check, where a set has several.")
     ] = None,
     decode: Annotated[bool, typer.Option(help="Open every image too.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Of a manifest: links may lead elsewhere.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report.")] = None,
 ) -> None:
     """Count identities, cameras, images and tracklets; name what deviates from the published set.
@@ -83,7 +86,9 @@ def check_data(
     from vireid_fast.engine.progress import progress_bar
 
     with progress_bar("decoding images", enabled=decode) as advance:
-        report = check_folder(data, root, split=split, decode=decode, progress=advance)
+        report = check_folder(
+            data, root, split=split, decode=decode, follow_links=follow_links, progress=advance
+        )
     say(str(report))
     if json_file is not None:
         with atomic_write(json_file) as temporary:

@@ -5,6 +5,7 @@ archive, which holds code, is opened only where the caller trusts it.
 """
 
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,11 +113,19 @@ def _read(path: Path, trust: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     # A damaged or hostile file may raise anything; the cause stays attached.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            path, f"must be an intact file of weights alone, got an unreadable one ({reason})",
+            path, f"must be an intact file of weights alone, got an unreadable one "
+            f"({_reason(error)})",
             "Fetch it again, or save model.state_dict() as safetensors.",
         ) from error  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without torch's advice to trust the file."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds objects other than tensors, or is damaged"
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -129,7 +138,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise WeightsError(path, f"must be JSON, got a syntax error ({error})") from error
     if not isinstance(config, dict):
         raise WeightsError(path, f"must be a JSON object, got {type(config).__name__}")

@@ -108,14 +108,15 @@ def _huggingface_source(path: Path) -> Source:
         return Source("huggingface", None, "")
     # Absent fields mean the defaults of transformers' CLIPVisionConfig and CLIPTextConfig.
     vision, text = (_section(path, config, name) for name in ("vision_config", "text_config"))
-    activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
-    if len(activations) > 1 or not activations <= {"quick_gelu", "gelu"}:
+    # A damaged file may hold anything here, also what cannot stand in a set.
+    first, second = (part.get("hidden_act", "quick_gelu") for part in (vision, text))
+    if first != second or first not in ("quick_gelu", "gelu"):
         raise WeightsError(
             path, "must name quick_gelu or gelu as hidden_act of both towers, "
-            f"got {sorted(map(str, activations))}",
+            f"got {sorted({str(first), str(second)})}",
         )  # fmt: skip
     heads = (vision.get("num_attention_heads", 12), text.get("num_attention_heads", 8))
-    return Source("huggingface", activations.pop(), str(path), heads)
+    return Source("huggingface", first, str(path), heads)
 
 
 def to_openai(state: dict[str, Tensor], source: Source) -> dict[str, Tensor]:

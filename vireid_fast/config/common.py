@@ -28,6 +28,8 @@ class DataConfig(Section):
     """Share of the training identities that are held out for choosing the epoch, for sets without
     validation identities of their own; 0 keeps the last epoch."""
     skip_bad_images: bool = False
+    follow_links: bool = False
+    """Take images that symbolic links put outside the folder of a manifest."""
 
     def check(self, prefix: str) -> None:
         """See `Section.check`."""

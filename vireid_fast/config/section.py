@@ -10,7 +10,8 @@ class ConfigError(ValueError):
 def ensure(condition: bool, key: str, requirement: str, got: object, remedy: str = "") -> None:
     """Raise ConfigError with the house sentence unless `condition` holds."""
     if not condition:
-        raise ConfigError(sentence("config", key, requirement, got, remedy))
+        # A damaged file may hold anything as a value.
+        raise ConfigError(sentence("config", key, requirement, str(got)[:300], remedy))
 
 
 class Section:

@@ -185,6 +185,7 @@ def check_folder(
     *,
     split: int | None = None,
     decode: bool = False,
+    follow_links: bool = False,
     progress: Progress | None = None,
 ) -> CheckReports:
     """Read a data set, every split of it, and check it.
@@ -194,6 +195,7 @@ def check_folder(
         root: Folder, or file, that its reader takes.
         split: The one numbered split to check; None checks all.
         decode: Also decode every image, once, and list the bad ones.
+        follow_links: Take images of a manifest that links put outside its folder.
         progress: Called with (images decoded, images) after each image of a split.
 
     Returns:
@@ -207,7 +209,8 @@ def check_folder(
     if not entry.splits:
         require(split is None, "check-data", "--split", f"be left out for {name}", split,
                 "The set has one split only.")  # fmt: skip
-        table = entry.read(root, strict=False)
+        links = {"follow_links": follow_links} if entry.guards_links else {}
+        table = entry.read(root, strict=False, **links)
         return CheckReports((check_dataset(table, name, decode=decode, progress=progress),))
     require(split is None or 1 <= split <= entry.splits, "check-data", "--split",
             f"be 1 to {entry.splits}", split)  # fmt: skip

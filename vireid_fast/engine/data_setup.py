@@ -1,6 +1,7 @@
 """The configured data set: its table, and the cached images or tracklets of its training split."""
 
 from pathlib import Path
+from typing import Any
 
 from vireid_fast._checks import require
 from vireid_fast.config import Config, ConfigError
@@ -42,7 +43,10 @@ def read_table(config: Config) -> Table:
     last = max(entry.splits, 1)
     require(data.split <= last, "config", "data.split", f"be 1 to {last} for {data.name}",
             data.split, error=ConfigError)  # fmt: skip
-    table = entry.read(root, split=data.split) if entry.splits else entry.read(root)
+    options: dict[str, Any] = {"split": data.split} if entry.splits else {}
+    if entry.guards_links:
+        options["follow_links"] = data.follow_links
+    table = entry.read(root, **options)
     if isinstance(table, TrackletTable):
         longest = int(table.length.max(initial=0))
         table = drop_short(table, config.video.min_frames)

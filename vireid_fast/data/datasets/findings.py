@@ -4,6 +4,7 @@ A strict reader raises everything it found at once; a lenient one returns it wit
 `check-data` can name all of it.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from vireid_fast.data.table import (
     untrainable,
 )
 
+# A list may name anything, also what no file system can hold.
+_NO_SUCH_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
@@ -72,7 +75,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def existing(root: Path, paths: Iterable[str], source: object, findings: Findings) -> set[str]:
+def existing(
+    root: Path,
+    paths: Iterable[str],
+    source: object,
+    findings: Findings,
+    *,
+    follow_links: bool = True,
+) -> set[str]:
     """Those of `paths`, relative to `root`, that are files; the others are one problem.
 
     Each folder is listed once: a video set has many frames in few folders.
@@ -81,33 +91,64 @@ def existing(root: Path, paths: Iterable[str], source: object, findings: Finding
         root: Folder of the data set.
         paths: Files to look for, with forward slashes.
         source: What lists them, for the message.
-        findings: Receives the problem.
+        findings: Receives the problems.
+        follow_links: False refuses files that links, their own or of a folder, put outside `root`.
     """
     paths = list(dict.fromkeys(paths))
-    folders: dict[str, set[str]] = {}
-    present = set()
+    inside = None if follow_links else os.path.realpath(root)
+    folders: dict[str, dict[str, bool]] = {}
+    present, missing, outside = set(), [], []
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
-            folders[folder] = _file_names(root / folder)
-        if name in folders[folder]:
+            folders[folder] = _files(root / folder, inside)
+        # True, False, or None where there is no such file.
+        leads_out = folders[folder].get(name)
+        if leads_out is None:
+            missing.append(path)
+        elif leads_out:
+            outside.append(path)
+        else:
             present.add(path)
-    missing = [path for path in paths if path not in present]
     if missing:
         findings.problems.append(
             f"{source}: every listed image must exist, got {len(missing)} of {len(paths)} that do "
             f"not: {name_some(missing, 4)}. Restore them in {root}, or remove their lines."
         )
+    if outside:
+        findings.problems.append(
+            f"{source}: every listed image must lie in {root} when links are followed, got "
+            f"{len(outside)} that do not: {name_some(outside, 4)}. Copy them there, or, if you "
+            "trust the list, set data.follow_links=true (check-data: --follow-links)."
+        )
     return present
 
 
-def _file_names(folder: Path) -> set[str]:
-    """Names of the files in a folder; none where there is no such folder."""
+def _files(folder: Path, inside: str | None) -> dict[str, bool]:
+    """Names of the files in a folder, and whether each really lies outside of `inside`.
+
+    None of `inside` looks at no link. There are no names where there is no such folder.
+    """
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+            files = [entry for entry in entries if entry.is_file()]
+    except OSError as error:
+        if error.errno in _NO_SUCH_FOLDER:
+            return {}
+        raise
+    if inside is None:
+        return dict.fromkeys((entry.name for entry in files), False)
+    folder_is_out = not _is_below(os.path.realpath(folder), inside)
+    return {
+        entry.name: not _is_below(os.path.realpath(entry.path), inside)
+        if entry.is_symlink()
+        else folder_is_out
+        for entry in files
+    }
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath((path, folder)) == folder
 
 
 def overlap_problems(
@@ -178,9 +219,10 @@ def parse_ids(path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: the id list must be a readable text, got {error}.") from error
     for position, word in enumerate(words, start=1):
-        if word and not re.fullmatch(r"[0-9]+", word):
+        # More digits do not fit the 64 bits of an id.
+        if word and not re.fullmatch(r"[0-9]{1,18}", word):
             raise DatasetError(
-                f"{path}: the id list must hold numbers separated by commas, got {word!r} as "
+                f"{path}: the id list must hold numbers separated by commas, got {word[:40]!r} as "
                 f"entry {position}. Repair the list."
             )
     return [int(word) for word in words if word]

@@ -33,7 +33,7 @@ PUBLISHED_MIN_FRAMES = 12
 # Where the lists, and the identity folders, can lie; "" is the root itself.
 _LISTS_IN = ("info", "", "data")
 _FRAMES_IN = {"train": ("Train", "data", ""), "test": ("Test", "data", "")}
-_NAME = re.compile(r"([0-9]{4})M([12])D([0-9]+)T[^F/\\]+F([^/\\]+)")
+_NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,18})T[^F/\\]+F([^/\\]+)")
 _RESTORE = "Restore the lists from the original archive."
 
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from vireid_fast.data.datasets.findings import Findings, is_image
 from vireid_fast.data.table import name_some
 
+# More digits do not fit the 64 bits of an id.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
 
 class Entry(NamedTuple):
     """A line of an index file: an image, its identity and the label that the file gives it."""
@@ -34,7 +37,7 @@ def list_identities(root: Path, folder: Path, findings: Findings) -> list[tuple[
     for inner in sorted(folder.iterdir()):
         if inner.name.startswith("."):
             continue
-        if not (inner.is_dir() and re.fullmatch(r"[0-9]+", inner.name)):
+        if not (inner.is_dir() and _NUMBER.fullmatch(inner.name)):
             ignored.append(inner.name)
             continue
         identity = int(inner.name)
@@ -110,12 +113,12 @@ def read_index(path: Path, foreign: Iterable[str], findings: Findings) -> list[E
 
 def _parse(line: str, foreign: frozenset[str]) -> Entry | None:
     words = line.replace("\\", "/").rsplit(maxsplit=1)
-    if len(words) < 2 or not re.fullmatch(r"[0-9]+", words[1]):
+    if len(words) < 2 or not _NUMBER.fullmatch(words[1]):
         return None
     path = PurePosixPath(words[0])
     parts = path.parts
     is_inside = len(parts) > 2 and not path.is_absolute() and ".." not in parts
-    if not is_inside or parts[0] in foreign or not re.fullmatch(r"[0-9]+", parts[-2]):
+    if not is_inside or parts[0] in foreign or not _NUMBER.fullmatch(parts[-2]):
         return None
     return Entry(path.as_posix(), int(parts[-2]), int(words[1]))
 

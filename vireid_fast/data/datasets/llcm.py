@@ -110,7 +110,7 @@ def _read_test(root: Path, findings: Findings) -> list[_Row]:
 def _list_cameras(root: Path, folder: Path, modality: int, findings: Findings) -> list[_Row]:
     rows, ignored = [], []
     for inner in sorted(folder.iterdir()):
-        match = re.fullmatch(r"cam0*([1-9][0-9]*)", inner.name)
+        match = re.fullmatch(r"cam0*([1-9][0-9]{0,17})", inner.name)
         if match and inner.is_dir():
             found = list_identities(root, inner, findings)
             rows += [_Row(identity, int(match[1]), modality, path) for identity, path in found]
@@ -153,7 +153,7 @@ def _read_lists(
 
 def _camera_of(path: str) -> int:
     """Camera of a file name; -1 if it does not tell."""
-    match = re.match(r"[0-9]+_c0*([1-9][0-9]*)_", path.rsplit("/", 1)[-1])
+    match = re.match(r"[0-9]+_c0*([1-9][0-9]{0,17})_", path.rsplit("/", 1)[-1])
     return int(match[1]) if match else UNKNOWN_CAMERA
 
 

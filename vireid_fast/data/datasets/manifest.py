@@ -46,6 +46,7 @@ SPLITS = {
 JUNK = -1
 # More digits do not fit the 64 bits of an id.
 _INTEGER = re.compile(r"-?[0-9]{1,18}(\.0+)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Row(NamedTuple):
@@ -65,7 +66,9 @@ class _Row(NamedTuple):
         return self[:5]
 
 
-def read_manifest(root: str | Path, *, strict: bool = True) -> ImageTable | TrackletTable:
+def read_manifest(
+    root: str | Path, *, strict: bool = True, follow_links: bool = False
+) -> ImageTable | TrackletTable:
     """List the images, or tracklets, of a manifest.
 
     Person ids and cameras are kept if all are integers; texts are numbered from 1 in sorted order.
@@ -77,6 +80,7 @@ def read_manifest(root: str | Path, *, strict: bool = True) -> ImageTable | Trac
     Args:
         root: The manifest, or a folder that holds manifest.csv or manifest.parquet.
         strict: Raise if there is a problem; otherwise list it in `problems` and leave the rows out.
+        follow_links: Also take images that symbolic links put outside the manifest's folder.
 
     Returns:
         A `TrackletTable` if the column `tracklet` is filled, an `ImageTable` otherwise. `roles` is
@@ -86,16 +90,18 @@ def read_manifest(root: str | Path, *, strict: bool = True) -> ImageTable | Trac
         RuntimeError: A Parquet file without pyarrow.
         DatasetError: There is no manifest, it is unreadable, lacks a required column, or has no
             usable row; or, if strict: a cell is no value of its column, a path leaves the
-            manifest's folder, is listed twice or does not exist, an identity is in two of train,
-            val and test, a training identity has images of one modality only, or there are queries
-            without a gallery.
+            manifest's folder, by itself or through a link, is listed twice or does not exist, an
+            identity is in two of train, val and test, a training identity has images of one
+            modality only, or there are queries without a gallery.
     """
     file = _manifest_file(Path(root))
     findings = Findings()
     cells = read_cells(file, findings)
     persons, names = _numbers(cells, "person_id", findings)
     is_video = any(cells.columns.get("tracklet", ()))
-    rows = _read_rows(cells, persons, findings, is_video=is_video)
+    rows = _read_rows(
+        cells, persons, findings, is_video=is_video, follow_links=follow_links
+    )
     if not rows:
         raise DatasetError(
             "\n".join([f"{file}: the manifest must list at least one usable image, got none.",
@@ -133,7 +139,12 @@ def _manifest_file(root: Path) -> Path:
 
 
 def _read_rows(
-    cells: Cells, persons: Sequence[int | None], findings: Findings, *, is_video: bool
+    cells: Cells,
+    persons: Sequence[int | None],
+    findings: Findings,
+    *,
+    is_video: bool,
+    follow_links: bool,
 ) -> list[_Row]:
     """The usable rows, sorted; every other one is part of a problem."""
     paths = cells.parse("path", _inner_path, "be a path below the manifest's folder", findings)
@@ -156,7 +167,8 @@ def _read_rows(
         tracklets, frames = _tracks(cells, findings)
     columns = (persons, cameras, modality, words, tracklets, frames, paths)
     whole = [n for n, row in enumerate(zip(*columns, strict=True)) if None not in row]
-    usable = _unique_files(cells, paths, sorted(set(whole).difference(junk)), findings)
+    kept = sorted(set(whole).difference(junk))
+    usable = _unique_files(cells, paths, kept, findings, follow_links=follow_links)
     rows = [_Row(*(column[n] for column in columns)) for n in usable]
     if is_video and "frame" in cells.columns:
         _check_frames(cells.file, rows, findings)
@@ -164,16 +176,26 @@ def _read_rows(
 
 
 def _inner_path(text: str) -> str | None:
-    """The path in normal form with forward slashes; None if it is empty or leads outside."""
+    """The path in normal form with forward slashes; None if it is empty or leads outside.
+
+    Control characters, NUL among them, stand in no name of an image and would garble messages.
+    """
+    if _CONTROL.search(text):
+        return None
     path = posixpath.normpath(text.replace("\\", "/")) if text else ".."
     is_outside = path.startswith("/") or path.split("/")[0] == ".." or re.match(r"[A-Za-z]:", path)
     return None if is_outside or path == "." else path
 
 
 def _unique_files(
-    cells: Cells, paths: Sequence[str | None], rows: Sequence[int], findings: Findings
+    cells: Cells,
+    paths: Sequence[str | None],
+    rows: Sequence[int],
+    findings: Findings,
+    *,
+    follow_links: bool,
 ) -> list[int]:
-    """Those of `rows` whose file exists and was not listed before."""
+    """Those of `rows` whose file exists, in the manifest's folder, and was not listed before."""
     first: dict[str, int] = {}
     again = []
     for row in rows:
@@ -184,7 +206,9 @@ def _unique_files(
             f"{cells.file}: every image must be listed once, got {len(again)} repeated: "
             f"{name_some(again, 3)}. Remove the further {cells.unit}s."
         )
-    present = existing(cells.file.parent, first, cells.file, findings)
+    present = existing(
+        cells.file.parent, first, cells.file, findings, follow_links=follow_links
+    )
     return [row for path, row in first.items() if path in present]
 
 

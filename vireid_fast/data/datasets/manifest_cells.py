@@ -4,13 +4,16 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vireid_fast.data.datasets.findings import Findings
 from vireid_fast.data.table import DatasetError, name_some
 
 REQUIRED = ("path", "person_id", "modality", "split")
 OPTIONAL = ("camera_id", "tracklet", "frame")
+# A Parquet file may unpack to this many bytes, or to so many times its own size.
+_PLAUSIBLE_SIZE = 64 << 20
+_PLAUSIBLE_RATIO = 100
 T = TypeVar("T")
 
 
@@ -131,14 +134,37 @@ def _read_parquet(file: Path) -> Cells:
             "Run: pip install pyarrow, or write the manifest as CSV."
         ) from error
     try:
-        known = _require_columns(file, pyarrow.parquet.read_schema(file).names)
-        table = pyarrow.parquet.read_table(file, columns=known)
-    except (OSError, pyarrow.ArrowException) as error:
+        # pre_buffer would start threads that read what the checks below refuse.
+        with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as parquet:
+            known = _require_columns(file, parquet.schema_arrow.names)
+            _require_plausible_size(file, parquet.metadata)
+            table = parquet.read(columns=known, use_threads=False)
+        columns = {name: list(_texts(table.column(name).to_pylist())) for name in known}
+    except DatasetError:
+        raise
+    # Damaged pages surface as many types: OSError, ArrowException, UnicodeDecodeError, MemoryError.
+    except Exception as error:
+        reason = " ".join((str(error) or type(error).__name__).split())
         raise DatasetError(
-            f"{file}: the manifest must be a readable Parquet file, got {error}."
+            f"{file}: the manifest must be a readable Parquet file, got {reason}."
         ) from error
-    columns = {name: list(_texts(table.column(name).to_pylist())) for name in known}
     return Cells(file, "row", list(range(1, table.num_rows + 1)), columns)
+
+
+def _require_plausible_size(file: Path, metadata: Any) -> None:
+    """Raise DatasetError where a small file says that it unpacks to a huge table."""
+    size = file.stat().st_size
+    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+    unpacked = sum(group.column(n).total_uncompressed_size for group in groups
+                   for n in range(group.num_columns))  # fmt: skip
+    # Paths differ from row to row, so that each takes some bits however it is packed.
+    for what, got in (("rows", metadata.num_rows), ("unpacked bytes", unpacked)):
+        limit = max(_PLAUSIBLE_SIZE, _PLAUSIBLE_RATIO * size)
+        if got > limit:
+            raise DatasetError(
+                f"{file}: the manifest must be a readable Parquet file, got {size:,} bytes that "
+                f"claim {got:,} {what}, more than {limit:,}. Write it anew, or as CSV."
+            )
 
 
 def _texts(values: Sequence[object]) -> Iterator[str]:

@@ -20,13 +20,16 @@ class Dataset:
 
     Attributes:
         read: `read(root, *, strict=True)` lists the images, or tracklets, below a folder; of a set
-            with numbered splits `read(root, *, strict=True, split=1)`.
+            with numbered splits `read(root, *, strict=True, split=1)`, of one that `guards_links`
+            `read(root, *, strict=True, follow_links=False)`.
         published: Counts of a complete copy; None where there is nothing to compare with.
         splits: Number of published train / test splits, each of which needs a model of its own; 0
             where the set has one split only.
         sizes: Further counts of a structure by name, such as the sizes of a protocol.
         min_frames: Frames that a tracklet needs to be used by the public code, in training and
             test; those that have as many are counted too.
+        guards_links: Whether symbolic links may not lead out of the folder unless asked for; the
+            lists of published sets cannot name another place, and their users spread them by links.
     """
 
     read: Callable[..., ImageTable | TrackletTable]
@@ -34,6 +37,7 @@ class Dataset:
     splits: int = 0
     sizes: Callable[[Structure], dict[str, int]] | None = None
     min_frames: int = 1
+    guards_links: bool = False
 
 
 def _sysu_cameras(
@@ -197,5 +201,5 @@ DATASETS: dict[str, Dataset] = {
     ),
     "scene_tracks": Dataset(read_vcm_layout, _scene_tracks({"train": 278, "test": 90}, frames=12)),
     "bupt_campus": Dataset(read_bupt_campus, _BUPT_CAMPUS),
-    "manifest": Dataset(read_manifest),
+    "manifest": Dataset(read_manifest, guards_links=True),
 }

@@ -1,0 +1,370 @@
+"""What is damaged: for every kind of file how to write a whole one and how to read it.
+
+A reader returns a digest of all that it read. Where a checksum protects the file (`exact`), only
+the digest of the whole file is right; elsewhere the reader asserts that what it read fits together.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vireid_fast.data.synthetic import write_layout
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        write: Writes whole files into an empty folder.
+        read: Name of the function below that reads the folder.
+        targets: Patterns of the files to damage.
+        text: Whether these are texts.
+        exact: Whether only the content of the whole file is a right result.
+    """
+
+    write: Callable[[Path], None]
+    read: str
+    targets: tuple[str, ...]
+    text: bool = False
+    exact: bool = False
+
+
+def digest(*values: object) -> str:
+    """Short digest of arrays, tensors and plain values."""
+    state = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            value = value.detach().contiguous().view(torch.uint8).numpy() if value.dim() else value
+        state.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        state.update(b"|")
+    return state.hexdigest()[:16]
+
+
+# Checkpoints.
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def write_checkpoint(folder: Path) -> None:
+    from vireid_fast.engine.checkpoint import Checkpoint, point_to, save_checkpoint
+
+    model = _model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for epoch in (1, 2):
+        optimizer.zero_grad()
+        model(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+        best = {"rank": [0.5, 0.25], "stage": "visual", "epoch": 1}
+        card = {
+            "method": "csdn", "num_identities": 4,
+            "position": {"stage": 0, "epoch": epoch, "lines": epoch, "best": best},
+        }  # fmt: skip
+        place = folder / "checkpoints" / f"0-visual-{epoch:04d}"
+        save_checkpoint(place, Checkpoint(model.state_dict(), card, optimizer.state_dict()))
+        point_to(folder / "checkpoints" / ("best.json" if epoch == 1 else "latest.json"), place,
+                 **(best if epoch == 1 else {}))  # fmt: skip
+
+
+def read_checkpoint(folder: Path) -> str:
+    """What a resumed run has, and the best checkpoint."""
+    from vireid_fast.engine.checkpoint import follow, load_checkpoint, load_into
+    from vireid_fast.engine.distributed import World
+    from vireid_fast.engine.run_folder import RunFolder
+    from vireid_fast.engine.trainer import Trainer
+
+    run, model = RunFolder(folder), _model()
+    trainer = Trainer(model, [], run, seed=0, facts={"method": "csdn", "num_identities": 4},
+                      world=World.single(), validate=None)  # fmt: skip
+    trainer.restore()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    optimizer.load_state_dict(trainer._optimizer_state)
+    state = optimizer.state_dict()
+    tensors = [value for own in state["state"].values() for value in own.values()]
+    best = load_checkpoint(follow(run.best)[0])
+    chosen = _model()
+    load_into(chosen, best.model, str(folder))
+    return digest(trainer._position, state["param_groups"], *tensors,
+                  *model.state_dict().values(), *chosen.state_dict().values())  # fmt: skip
+
+
+# Feature files.
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        "features": generator.standard_normal((12, 8)).astype(np.float32),
+        "person_ids": np.arange(12) % 3 + 1,
+        "camera_ids": np.resize([3, 6, 1, 2], 12),
+    }
+
+
+def write_npz(folder: Path) -> None:
+    from vireid_fast.data.feature_files import write_features
+
+    write_features(folder / "features.npz", _arrays(), {"protocol": "sysu/agw"})
+
+
+def write_feature_tensors(folder: Path) -> None:
+    from vireid_fast.data.feature_files import write_features
+
+    write_features(folder / "features.safetensors", _arrays(), {"protocol": "sysu/agw"})
+
+
+def read_feature_file(folder: Path) -> str:
+    from vireid_fast.data.feature_files import read_features, read_metadata
+
+    (file,) = folder.iterdir()
+    metadata, arrays = read_metadata(file), read_features(file)
+    assert all(isinstance(n, str) and isinstance(v, str) for n, v in metadata.items())
+    assert all(array.dtype.kind in "iufbc" for array in arrays.values())
+    return digest(sorted(metadata.items()), *(arrays[name] for name in sorted(arrays)))
+
+
+# Data sets.
+
+
+def _layout(name: str, **options: object) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        write_layout(name, folder, identities=4, size=(32, 16), seed=3, **options)
+        # Readers look at names alone, so that images need no content here.
+        for file in folder.rglob("*"):
+            if file.suffix in (".jpg", ".png", ".bmp"):
+                file.write_bytes(b"")
+
+    return write
+
+
+def write_manifest(folder: Path) -> None:
+    _layout("manifest")(folder)
+    text = (folder / "manifest.csv").read_text(encoding="utf-8")
+    (folder / "manifest.csv").write_text(text.replace("\n", "\n", 1), encoding="utf-8")
+
+
+def write_parquet(folder: Path) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    _layout("manifest")(folder)
+    table = pyarrow.csv.read_csv(folder / "manifest.csv")
+    pyarrow.parquet.write_table(table, folder / "manifest.parquet")
+    (folder / "manifest.csv").unlink()
+
+
+def _read_dataset(folder: Path, name: str) -> str:
+    from vireid_fast.data.datasets import DATASETS
+    from vireid_fast.data.tracklets import TrackletTable
+
+    table = DATASETS[name].read(folder)
+    images = table.frames if isinstance(table, TrackletTable) else table
+    root = folder.resolve()
+    assert all((root / path).resolve().is_relative_to(root) for path in images.paths)
+    assert all((root / path).is_file() for path in images.paths)
+    columns = (images.person_ids, images.camera_ids, images.modality, images.image_indices)
+    assert all(column.shape == (len(images),) for column in columns)
+    return digest(images.paths, *columns)
+
+
+def read_regdb(folder: Path) -> str:
+    return _read_dataset(folder, "regdb")
+
+
+def read_llcm(folder: Path) -> str:
+    return _read_dataset(folder, "llcm")
+
+
+def read_sysu(folder: Path) -> str:
+    return _read_dataset(folder, "sysu_mm01")
+
+
+def read_vcm(folder: Path) -> str:
+    return _read_dataset(folder, "hitsz_vcm")
+
+
+def read_bupt(folder: Path) -> str:
+    return _read_dataset(folder, "bupt_campus")
+
+
+def read_manifest(folder: Path) -> str:
+    return _read_dataset(folder, "manifest")
+
+
+def write_permutations(folder: Path) -> None:
+    write_layout("sysu_mm01", folder / "set", identities=4, size=(32, 16), seed=3)
+    (folder / "set" / "exp" / "rand_perm_cam.mat").rename(folder / "rand_perm_cam.mat")
+    import shutil
+
+    shutil.rmtree(folder / "set")
+
+
+def read_permutations(folder: Path) -> str:
+    from vireid_fast.data.permutations import read_permutations as read
+
+    found = read(folder / "rand_perm_cam.mat")
+    for order in found.values():
+        assert (np.sort(order, axis=1) == np.arange(1, order.shape[1] + 1)).all()
+    return digest(sorted(found), *(found[key] for key in sorted(found)))
+
+
+# Images.
+
+
+def write_images(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    smooth = generator.integers(0, 255, (6, 4, 3), np.uint8)
+    picture = Image.fromarray(smooth).resize((24, 48), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x010E] = "a person"
+    exif[0x0112] = 6
+    picture.save(folder / "a.jpg", exif=exif, icc_profile=b"\0" * 132)
+    picture.save(folder / "progressive.jpg", progressive=True)
+    picture.save(folder / "b.png")
+    picture.convert("I").point(lambda v: v * 256).convert("I;16").save(folder / "deep.png")
+    picture.convert("P").save(folder / "palette.png", transparency=0)
+    picture.save(folder / "c.bmp")
+    picture.save(folder / "d.tif", compression="tiff_lzw")
+    picture.save(folder / "e.webp")
+    picture.save(folder / "f.gif", save_all=True, append_images=[picture.rotate(180)])
+
+
+def read_images(folder: Path) -> str:
+    """All images, so that the damaged one is among them."""
+    from vireid_fast.data.images import load_image
+
+    images = [load_image(file) for file in sorted(folder.iterdir())]
+    for image in images:
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        assert image.size > 0
+    return digest(*images)
+
+
+# Configurations.
+
+
+def write_config(folder: Path) -> None:
+    from vireid_fast.config import load_config
+
+    load_config("csdn/sysu_mm01_small").save(folder / "config.yaml")
+
+
+def read_config(folder: Path) -> str:
+    from vireid_fast.config import config_from_dict, load_config
+
+    config = load_config(folder / "config.yaml")
+    assert config_from_dict(config.to_dict()) == config
+    return digest(config)
+
+
+# Weights.
+
+
+def _clip():
+    from vireid_fast.clip import build_clip
+
+    torch.manual_seed(1)
+    return build_clip(
+        "ViT-small", vocabulary_size=50, context_length=12, joint_width=16, text_width=32,
+        text_layers=1, text_heads=2, image_size=(32, 32), patch_size=16, visual_width=32,
+        visual_layers=1, visual_heads=4,
+    ).eval()  # fmt: skip
+
+
+def _weights() -> dict[str, Tensor]:
+    from vireid_fast.clip import openai_state_dict
+
+    return {name: value.clone().contiguous() for name, value in openai_state_dict(_clip()).items()}
+
+
+def write_weights_zip(folder: Path) -> None:
+    torch.save({"state_dict": _weights()}, folder / "weights.pt")
+
+
+def write_weights_legacy(folder: Path) -> None:
+    torch.save(_weights(), folder / "weights.pt", _use_new_zipfile_serialization=False)
+
+
+def write_weights_tensors(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(_weights(), folder / "model.safetensors")
+    config = {"model_cfg": {"embed_dim": 16, "quick_gelu": False}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def read_weights(folder: Path) -> str:
+    """The weights in a model; none of them has changed if the load failed."""
+    from vireid_fast.clip import load_weights
+
+    model, file = _clip(), folder / "weights.pt"
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+    before = digest(*model.state_dict().values())
+    try:
+        load_weights(model, file if file.is_file() else folder,
+                     activation=model.architecture.activation)  # fmt: skip
+    except Exception:
+        assert digest(*model.state_dict().values()) == before
+        raise
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    return digest(*model.state_dict().values())
+
+
+# Small files.
+
+
+def write_metrics(folder: Path) -> None:
+    lines = [json.dumps({"stage": "visual", "epoch": n, "loss": 1 / n}) for n in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_cache(folder: Path) -> str:
+    from vireid_fast.data.cache import open_cache
+    from vireid_fast.data.datasets import DATASETS
+
+    table = DATASETS["sysu_mm01"].read(folder / "set")
+    rows = table.rows("train")
+    cached = open_cache(table, rows, (16, 8), folder / "cache")
+    return digest(cached.rows, cached.batch(np.arange(len(rows))))
+
+
+def write_cache(folder: Path) -> None:
+    write_layout("sysu_mm01", folder / "set", identities=4, size=(32, 16), seed=3)
+    read_cache(folder)
+
+
+KINDS = {
+    "checkpoints": Kind(
+        write_checkpoint, "read_checkpoint",
+        ("checkpoints/latest.json", "checkpoints/best.json", "checkpoints/*0002/*"), exact=True,
+    ),
+    "npz features": Kind(write_npz, "read_feature_file", ("*.npz",), exact=True),
+    "safetensors features": Kind(write_feature_tensors, "read_feature_file", ("*.safetensors",)),
+    "manifests in CSV": Kind(write_manifest, "read_manifest", ("*.csv",), text=True),
+    "manifests in Parquet": Kind(write_parquet, "read_manifest", ("*.parquet",)),
+    "configurations": Kind(write_config, "read_config", ("*.yaml",), text=True),
+    "images": Kind(write_images, "read_images", ("*",)),
+    "permutations": Kind(write_permutations, "read_permutations", ("*.mat",)),
+    "torch weights": Kind(write_weights_zip, "read_weights", ("*.pt",)),
+    "old torch weights": Kind(write_weights_legacy, "read_weights", ("*.pt",)),
+    "safetensors weights": Kind(write_weights_tensors, "read_weights", ("*.*",)),
+    "caches": Kind(write_cache, "read_cache", ("cache/*",), exact=True),
+    "RegDB lists": Kind(_layout("regdb"), "read_regdb", ("idx/*_1.txt",), text=True),
+    "LLCM lists": Kind(_layout("llcm"), "read_llcm", ("idx/*.txt",), text=True),
+    "SYSU-MM01 lists": Kind(_layout("sysu_mm01"), "read_sysu", ("exp/train_id.txt",), text=True),
+    "HITSZ-VCM lists": Kind(_layout("hitsz_vcm"), "read_vcm", ("info/*.txt",), text=True),
+    "BUPTCampus lists": Kind(
+        _layout("bupt_campus"), "read_bupt", ("data_paths.json", "*.txt"), text=True
+    ),
+}  # fmt: skip
