@@ -14,6 +14,13 @@ from vireid_fast._checks import require
 _DEEP_INTEGER_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _FILES_PER_BLOCK = 64
 
+INTERPOLATIONS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+"""Filters of resizing by name."""
+
 
 class ImageError(ValueError):
     """A file that cannot be read as an image.
@@ -42,7 +49,9 @@ def describe_skipped(errors: Sequence[ImageError], limit: int = 8) -> str:
     return f"damaged images skipped: {len(errors)}: {named}{more}"
 
 
-def load_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(
+    path: str | Path, size: tuple[int, int] | None = None, interpolation: str = "lanczos"
+) -> np.ndarray:
     """Read one image file as RGB, whatever its mode.
 
     Grey values are copied to three channels and alpha is dropped. 16-bit samples are scaled from
@@ -51,8 +60,9 @@ def load_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndar
 
     Args:
         path: The file.
-        size: (height, width) to resize to with the Lanczos filter, as AGW's preprocessing does
-            (mangye16/Cross-Modal-Re-ID-baseline: pre_process_sysu.py); None keeps the size.
+        size: (height, width) to resize to; None keeps the size.
+        interpolation: Filter of the resizing; "lanczos" as in AGW's preprocessing
+            (mangye16/Cross-Modal-Re-ID-baseline: pre_process_sysu.py), "bicubic" or "bilinear".
 
     Returns:
         The image. Shape (H, W, 3), uint8.
@@ -65,15 +75,51 @@ def load_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndar
     if size is not None:
         require_size("load_image", size)
     try:
-        image = _open_rgb(Path(path))
-        if size is not None and image.size != (size[1], size[0]):
-            image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        return np.array(image, dtype=np.uint8)
+        return _pixels(_open_rgb(Path(path)), size, interpolation)
     except ImageError:
         raise
     # Pillow's decoders raise many types on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         raise ImageError(path, _reason(Path(path), error)) from error
+
+
+def image_pixels(
+    image: Image.Image | np.ndarray,
+    name: str,
+    size: tuple[int, int] | None = None,
+    interpolation: str = "lanczos",
+) -> np.ndarray:
+    """The pixels that `load_image` would give had the image been read from a file.
+
+    Args:
+        image: An image of Pillow, or an array (H, W, 3) or (H, W), uint8.
+        name: What errors call it.
+        size: As of `load_image`, also `interpolation`.
+        interpolation: See `load_image`.
+
+    Returns:
+        Shape (H, W, 3), uint8.
+
+    Raises:
+        ImageError: Pillow cannot decode the image.
+        ValueError: The shape does not fit. TypeError: The dtype does not fit.
+    """
+    if size is not None:
+        require_size("image_pixels", size)
+    if isinstance(image, np.ndarray):
+        require(image.dtype == np.uint8, name, "array", "be uint8", image.dtype,
+                "Scale it to 0..255 and call .astype(numpy.uint8).", TypeError)  # fmt: skip
+        fits = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
+        require(fits, name, "array", "have shape (H, W, 3) or (H, W)", image.shape,
+                "Put the channels last, and drop alpha.")  # fmt: skip
+        image = Image.fromarray(np.ascontiguousarray(image))
+    try:
+        return _pixels(_to_rgb(image, name), size, interpolation)
+    except ImageError:
+        raise
+    # As of `load_image`: Pillow decodes a file that was only opened here.
+    except Exception as error:
+        raise ImageError(name, _reason(Path(name), error)) from error
 
 
 def load_images(
@@ -117,18 +163,28 @@ def _open_rgb(path: Path) -> Image.Image:
             raise ImageError(
                 path, f"{image.width} x {image.height} pixels, more than the limit of {limit:,}"
             )
-        image.load()
-        if image.mode in _DEEP_INTEGER_MODES:
-            return _to_rgb8(np.asarray(image, dtype=np.float64), path, ranges=(65535.0,))
-        if image.mode == "F":
-            samples = np.asarray(image, dtype=np.float64)
-            return _to_rgb8(samples, path, ranges=(1.0, 255.0, 65535.0))
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
+        return _to_rgb(image, path)
 
 
-def _to_rgb8(samples: np.ndarray, path: Path, ranges: tuple[float, ...]) -> Image.Image:
+def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    image.load()
+    if image.mode in _DEEP_INTEGER_MODES:
+        return _to_rgb8(np.asarray(image, dtype=np.float64), path, ranges=(65535.0,))
+    if image.mode == "F":
+        samples = np.asarray(image, dtype=np.float64)
+        return _to_rgb8(samples, path, ranges=(1.0, 255.0, 65535.0))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None, interpolation: str) -> np.ndarray:
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), INTERPOLATIONS[interpolation])
+    return np.array(image, dtype=np.uint8)
+
+
+def _to_rgb8(samples: np.ndarray, path: str | Path, ranges: tuple[float, ...]) -> Image.Image:
     if not np.isfinite(samples).all():
         raise ImageError(path, "samples that are NaN or infinite")
     low, high = float(samples.min()), float(samples.max())

@@ -7,8 +7,6 @@ step; `latest.json` and `best.json` beside it name the folders to use and change
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vireid_fast._files import atomic_write, flush
+from vireid_fast._files import atomic_folder, atomic_write, flush
 from vireid_fast._version import __version__
+from vireid_fast.data.table import name_some
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CARD_FILE = "card.json"
+LARGEST_JSON = 64 << 20
+"""Bytes; cards take a few kilobytes."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What `DataParallel` and `torch.compile` put before every name of a state dict."""
 
 
 class CheckpointError(ValueError):
@@ -41,19 +45,16 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder; a killed or failed write leaves no folder of that name.
+    """Write a checkpoint folder; a killed or failed write leaves the one of that name, or none.
 
     Args:
-        folder: Target; an existing one of that name is replaced.
+        folder: Target; an existing one of that name is replaced in one step.
         checkpoint: What to write.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
+    with atomic_folder(folder) as temporary:
         files = {MODEL_FILE: _own(checkpoint.model)}
         scalars: dict[str, Any] = {}
         if checkpoint.optimizer:
@@ -63,34 +64,35 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         for name, tensors in files.items():
             save_tensors(temporary / name, tensors)
             digests[name] = _digest(temporary / name)
-        card = {
-            **checkpoint.card, "version": __version__, "sha256": digests, "optimizer": scalars,
-        }  # fmt: skip
+        card = {**checkpoint.card, "version": __version__, "sha256": digests}
+        if checkpoint.optimizer:
+            card["optimizer"] = scalars
         with atomic_write(temporary / CARD_FILE) as path:
             path.write_text(json.dumps(card, indent=1), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-        flush(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, *, resume: bool = True) -> Checkpoint:
     """Read a checkpoint folder and verify its files.
+
+    Args:
+        folder: The folder.
+        resume: False leaves the optimiser's state alone, which only training needs.
 
     Raises:
         CheckpointError: The folder or a file is absent, damaged or of another program.
     """
     card = _read_json(folder / CARD_FILE)
     if not isinstance(card.get("sha256"), dict) or MODEL_FILE not in card["sha256"]:
-        raise CheckpointError(f"checkpoint: {folder / CARD_FILE} must list its files, got {card}.")
+        raise CheckpointError(
+            f"checkpoint: {folder / CARD_FILE} must list its files with their SHA-256, "
+            f"got the keys {name_some(sorted(card), 5)}. Restore the checkpoint."
+        )
+    wanted = (MODEL_FILE, OPTIMIZER_FILE) if resume else (MODEL_FILE,)
     tensors = {name: _load_tensors(folder / name, digest) for name, digest in card["sha256"].items()
-               if name in (MODEL_FILE, OPTIMIZER_FILE)}  # fmt: skip
+               if name in wanted}  # fmt: skip
     optimizer = {}
     if OPTIMIZER_FILE in tensors:
-        optimizer = _restore_optimizer(tensors[OPTIMIZER_FILE], card["optimizer"])
+        optimizer = _restore_optimizer(tensors[OPTIMIZER_FILE], card, folder / CARD_FILE)
     return Checkpoint(tensors[MODEL_FILE], card, optimizer)
 
 
@@ -100,6 +102,15 @@ def point_to(pointer: Path, folder: Path, **facts: object) -> None:
         path.write_text(json.dumps({"checkpoint": folder.name, **facts}), encoding="utf-8")
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint or model folder, unchecked, without its tensors.
+
+    Raises:
+        CheckpointError: There is none, or it is no JSON object.
+    """
+    return _read_json(folder / CARD_FILE)
+
+
 def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and facts that a pointer names."""
     facts = _read_json(pointer)
@@ -107,6 +118,25 @@ def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(name, str) or Path(name).name != name:
         raise CheckpointError(f"checkpoint: {pointer} must name a folder beside it, got {name!r}.")
     return pointer.parent / name, facts
+
+
+def load_pointed(pointer: Path, *, resume: bool = True) -> tuple[Path, Checkpoint]:
+    """The checkpoint that a pointer names, also while a training replaces it.
+
+    Returns:
+        Its folder and content.
+
+    Raises:
+        CheckpointError: See `load_checkpoint`.
+    """
+    while True:
+        folder, _ = follow(pointer)
+        try:
+            return folder, load_checkpoint(folder, resume=resume)
+        except CheckpointError:
+            # A training removes what no pointer names any more, maybe while it is being read.
+            if follow(pointer)[0] == folder:
+                raise
 
 
 def remove_other_checkpoints(parent: Path, keep: set[str]) -> None:
@@ -159,7 +189,14 @@ def _load_tensors(path: Path, digest: object) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise CheckpointError(
+                f"checkpoint: {path} must have at most {LARGEST_JSON:,} bytes, got {size:,}."
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(
             f"checkpoint: {path} must exist, got no such file. "
@@ -191,22 +228,83 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, int | float | bool | str | list | tuple | type(None))
 
 
-def _restore_optimizer(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[str, Any]:
+def _restore_optimizer(
+    tensors: dict[str, Tensor], card: dict[str, Any], file: Path
+) -> dict[str, Any]:
+    scalars = card.get("optimizer")
+    groups = scalars.get("param_groups") if isinstance(scalars, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise CheckpointError(
+            f"checkpoint: {file} must hold the optimiser's groups, got none. "
+            "Restore the checkpoint, or start the run anew without --resume."
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        if not index.isdecimal() or not name:
+            raise CheckpointError(
+                f"checkpoint: {file.with_name(OPTIMIZER_FILE)} must name tensors NUMBER.NAME, "
+                f"got {key[:80]!r}. Restore the checkpoint."
+            )
         state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": scalars["param_groups"]}
+    return {"state": state, "param_groups": groups}
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str
+) -> None:
+    """Load an optimiser's state, which must be that of the same parameters.
+
+    Raises:
+        CheckpointError: Groups, settings or shapes are of other parameters.
+    """
+    own, read = optimizer.state_dict()["param_groups"], state["param_groups"]
+    fits = len(own) == len(read) and all(
+        its.get("params") == mine["params"]
+        and all(_same_kind(mine[key], its[key]) for key in mine.keys() & its.keys())
+        for mine, its in zip(own, read, strict=True)
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    fits = fits and all(
+        index < len(parameters)
+        and all(v.ndim == 0 or v.shape == parameters[index].shape for v in values.values())
+        for index, values in state["state"].items()
+    )
+    if not fits:
+        raise CheckpointError(
+            f"checkpoint: {source} must hold the optimiser's state of the parameters that are "
+            "trained, got that of others. Restore the checkpoint, or start the run anew."
+        )
+    # Another version of torch may have settings that the file lacks, or lack some of the file's.
+    groups = [
+        {key: its.get(key, value) for key, value in mine.items()}
+        for mine, its in zip(own, read, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _same_kind(mine: object, read: object) -> bool:
+    """Whether a setting read from JSON can stand for ours: lists stand for tuples."""
+    if isinstance(mine, list | tuple):
+        return isinstance(read, list) and len(read) == len(mine)
+    if type(mine) in (int, float):
+        return type(read) in (int, float)
+    return type(read) is type(mine)
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load weights and name everything that does not fit.
+
+    A wrapper's name before every key is dropped, such as `module.` of `DataParallel`.
 
     Raises:
         CheckpointError: Keys are missing, unexpected or of another shape, as for a checkpoint of
             another method, architecture or number of identities.
     """
     own = module.state_dict()
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     missing = sorted(own.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - own.keys())
     shapes = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,86 @@ class Extraction:
     bad: tuple[ImageError, ...]
 
 
+class Reader(Protocol):
+    """Where the pixels of rows come from."""
+
+    def load(self, row: int) -> list[np.ndarray]:
+        """The images of a row, each (H, W, 3), uint8; more than one where it is a clip."""
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """What the encoder is given of normalised images (B, 3, H, W)."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Features of the rows that could be read.
+
+    Attributes:
+        features: In the order in which the rows were asked for. Shape (n, D), float32, on the CPU;
+            (0, 0) if there is none.
+        rows: Those rows. Shape (n,), int64.
+        bad: The files that could not be read.
+    """
+
+    features: Tensor
+    rows: np.ndarray
+    bad: tuple[ImageError, ...]
+
+
 @torch.no_grad()
+def encode_rows(
+    encoder: Encoder,
+    reader: Reader,
+    rows: np.ndarray,
+    modality: np.ndarray,
+    augmentation: Augmentation,
+    *,
+    block_rows: int,
+    device: torch.device | str,
+    skip_bad: bool,
+    description: str,
+) -> EncodedRows:
+    """Decode and encode rows, each once, in blocks that never mix modalities.
+
+    Args:
+        encoder: See `Encoder`; in evaluation mode.
+        reader: Where pixels come from.
+        rows: Distinct rows. Shape (n,), int64.
+        modality: 0 visible, 1 infrared, of each of them. Shape (n,), int64.
+        augmentation: Its normalisation is used.
+        block_rows: Rows of a block.
+        device: Where the encoder lives.
+        skip_bad: Leave damaged images out and count them, instead of raising.
+        description: Text of the progress bar.
+
+    Raises:
+        ImageError: A damaged image, unless `skip_bad`.
+    """
+    kept: list[np.ndarray] = []
+    parts: list[Tensor] = []
+    bad: list[ImageError] = []
+    done = 0
+    with progress_bar(description) as advance:
+        for number, name in enumerate(MODALITY_NAMES):
+            own = rows[modality == number]
+            for start in range(0, len(own), block_rows):
+                block = own[start : start + block_rows]
+                images, good = _read(reader, block, bad, skip_bad=skip_bad)
+                if good:
+                    batch = reader.arrange(test_view(images.to(device), augmentation))
+                    parts.append(encoder(batch, name).float().cpu())
+                    kept.append(np.asarray(good))
+                done += len(block)
+                advance(done, len(rows))
+    if bad:
+        say(describe_skipped(bad))
+    found = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    place = {row: position for position, row in enumerate(found.tolist())}
+    order = [place[row] for row in rows.tolist() if row in place]
+    features = torch.cat(parts) if parts else torch.empty(0, 0)
+    return EncodedRows(features[order], found[order], tuple(bad))
+
+
 def extract_features(
     encoder: Encoder,
     table: ImageTable | TrackletTable,
@@ -70,25 +150,11 @@ def extract_features(
         sampling.require_length(table, rows)
         reader = _ClipReader(table, size, sampling)
         block_rows = max(1, batch_size // sampling.frames)
-    kept: list[np.ndarray] = []
-    parts: list[Tensor] = []
-    bad: list[ImageError] = []
-    done = 0
-    with progress_bar(description) as advance:
-        for modality, name in enumerate(MODALITY_NAMES):
-            own = rows[table.modality[rows] == modality]
-            for start in range(0, len(own), block_rows):
-                block = own[start : start + block_rows]
-                images, good = _read(reader, block, bad, skip_bad=skip_bad)
-                if good:
-                    batch = reader.arrange(test_view(images.to(device), augmentation))
-                    parts.append(encoder(batch, name).float().cpu())
-                    kept.append(np.asarray(good))
-                done += len(block)
-                advance(done, len(rows))
-    if bad:
-        say(describe_skipped(bad))
-    return _assemble(table, rows, kept, parts, tuple(bad))
+    encoded = encode_rows(
+        encoder, reader, rows, table.modality[rows], augmentation, block_rows=block_rows,
+        device=device, skip_bad=skip_bad, description=description,
+    )  # fmt: skip
+    return _of_table(table, encoded)
 
 
 class _ImageReader:
@@ -130,7 +196,7 @@ class _ClipReader:
 
 
 def _read(
-    reader: _ImageReader | _ClipReader, rows: np.ndarray, bad: list[ImageError], *, skip_bad: bool
+    reader: Reader, rows: np.ndarray, bad: list[ImageError], *, skip_bad: bool
 ) -> tuple[Tensor, list[int]]:
     images, good = [], []
     for row in rows.tolist():
@@ -145,29 +211,20 @@ def _read(
     return torch.from_numpy(np.stack(images)) if images else torch.empty(0), good
 
 
-def _assemble(
-    table: ImageTable | TrackletTable, rows: np.ndarray, kept: list[np.ndarray],
-    parts: list[Tensor], bad: tuple[ImageError, ...],
-) -> Extraction:  # fmt: skip
-    found = np.concatenate(kept) if kept else np.empty(0, np.int64)
-    features = torch.cat(parts) if parts else torch.empty(0, 0)
-    place = {row: position for position, row in enumerate(found.tolist())}
-    order = [place[row] for row in rows.tolist() if row in place]
-    ordered = found[order]
-
+def _of_table(table: ImageTable | TrackletTable, encoded: EncodedRows) -> Extraction:
     def column(values: np.ndarray | None) -> Tensor | None:
-        return None if values is None else torch.from_numpy(values[ordered])
+        return None if values is None else torch.from_numpy(values[encoded.rows])
 
     numbered = None if isinstance(table, TrackletTable) else table.image_indices
     return Extraction(
         FeatureSet(
-            features=features[order],
+            features=encoded.features,
             person_ids=column(table.person_ids),
             camera_ids=column(table.camera_ids),
             modality=column(table.modality),
             image_indices=column(numbered),
             roles=column(table.roles),
         ),
-        ordered,
-        bad,
+        encoded.rows,
+        encoded.bad,
     )

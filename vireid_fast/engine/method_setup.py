@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from vireid_fast._checks import require_choice
+from vireid_fast.clip.architectures import ARCHITECTURES
 from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.table import name_some
@@ -15,28 +16,36 @@ from vireid_fast.engine.checkpoint import (
     follow,
     load_checkpoint,
     load_into,
+    load_pointed,
 )
 from vireid_fast.engine.clip_setup import build_backbone
 from vireid_fast.engine.distributed import World
 from vireid_fast.engine.methods import METHODS, Method
+from vireid_fast.engine.model_card import PARTS_NORMALISED, ModelCard, Preprocessing
 from vireid_fast.engine.precision import Precision
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.seeds import derive_seed
 from vireid_fast.engine.trainer import require_facts
+from vireid_fast.retrieval.protocols import PROTOCOLS
 
 SHARED_PARTS = ("encoder.", "text.", "pooled_neck.", "projected_neck.")
 """What a method takes from the run of another: the same modules under the same names."""
 
 
-def start(config: Config) -> None:
-    """Set threads and seed; refuse a device that is not here."""
-    kind = config.device.partition(":")[0]
+def require_device(device: str) -> None:
+    """Refuse a device that is not here."""
+    kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(
-            f"config: device must be cpu, or cuda where torch sees a GPU, got {config.device!r}. "
+            f"config: device must be cpu, or cuda where torch sees a GPU, got {device!r}. "
             "Add device=cpu."
         )
+
+
+def start(config: Config) -> None:
+    """Set threads and seed; refuse a device that is not here."""
+    require_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -45,9 +54,11 @@ def start(config: Config) -> None:
 def facts(config: Config, identities: int) -> dict[str, Any]:
     """What a checkpoint must have in common with the run that reads it."""
     numbered = config.data.name in DATASETS and DATASETS[config.data.name].splits > 0
+    sizes = ARCHITECTURES.get(config.clip.architecture)
     return {
         "method": config.method,
         "architecture": config.clip.architecture,
+        "activation": config.clip.activation or (sizes.activation if sizes else ""),
         "data": config.data.name,
         "num_identities": identities,
         **({"split": config.data.split} if numbered else {}),
@@ -67,13 +78,20 @@ def new_method(
     """
     start(config)
     warm = load and bool(config.start_from)
-    backbone = build_backbone(config.clip, image_size(config), load=load and not warm)
-    runtime = Runtime(config, world or World.single(), Precision(config.precision, config.device))
-    method = METHODS[config.method](runtime, backbone, identities)
+    method = build_method(config, identities, load=load and not warm, world=world)
     if warm:
         folder, checkpoint = read_start(config, identities)
         _warm_start(method, checkpoint, str(folder))
     return method
+
+
+def build_method(
+    config: Config, identities: int, *, load: bool = False, world: World | None = None
+) -> Method:
+    """A method, without touching threads or seed; see `new_method`."""
+    backbone = build_backbone(config.clip, image_size(config), load=load)
+    runtime = Runtime(config, world or World.single(), Precision(config.precision, config.device))
+    return METHODS[config.method](runtime, backbone, identities)
 
 
 def read_start(config: Config, identities: int | None) -> tuple[Path, Checkpoint]:
@@ -120,14 +138,71 @@ def load_method(run: RunFolder, which: str = "best") -> Method:
     """
     require_choice("load_method", "which", which, ("best", "latest"))
     config = run.config()
-    folder, _ = follow(run.best if which == "best" else run.latest)
-    checkpoint = load_checkpoint(folder)
+    pointer = run.best if which == "best" else run.latest
+    folder, checkpoint = load_pointed(pointer, resume=False)
+    start(config)
+    return restore_method(config, checkpoint, str(folder))
+
+
+def restore_method(config: Config, checkpoint: Checkpoint, source: str) -> Method:
+    """A method with the weights of a checkpoint, in evaluation mode.
+
+    Args:
+        config: Its configuration.
+        checkpoint: Weights and card.
+        source: Where they come from, for errors.
+
+    Raises:
+        CheckpointError: The checkpoint is of something else.
+    """
     identities = checkpoint.card.get("num_identities")
-    require_facts(checkpoint.card, facts(config, identities), str(folder))
-    method = new_method(config, identities, load=False)
-    load_into(method.model, checkpoint.model, str(folder))
+    require_facts(checkpoint.card, facts(config, identities), source)
+    # A number that no tensor bears out would only cost memory before it is refused.
+    if type(identities) is not int or not any(
+        tensor.shape[:1] == (identities,) for tensor in checkpoint.model.values()
+    ):
+        raise CheckpointError(
+            f"checkpoint: {source} must fit the configured model, got num_identities "
+            f"{str(identities)[:40]}, which no classifier has. "
+            "Use the configuration saved with the run, of the same method and identities."
+        )
+    method = build_method(config, identities)
+    load_into(method.model, checkpoint.model, source)
     method.model.eval()
     return method
+
+
+def card_of(method: Method, identities: int) -> ModelCard:
+    """What the model card of a method's checkpoints says beside the moment of the run."""
+    config = method.config
+    known = facts(config, identities)
+    words = processing_words(config, method)
+    return ModelCard(
+        method=config.method,
+        preprocessing=Preprocessing(
+            height=config.data.height, width=config.data.width, mean=method.augmentation.mean,
+            std=method.augmentation.std,
+        ),
+        feature_width=method.model.feature_width,
+        processing=words,
+        normalisation=PARTS_NORMALISED,
+        metric=PROTOCOLS[config.evaluation.protocol].metric,
+        config=config,
+        architecture=known["architecture"],
+        activation=known["activation"],
+        num_identities=identities,
+        data=known["data"],
+        split=known.get("split"),
+        protocol=config.evaluation.protocol,
+    )  # fmt: skip
+
+
+def processing_words(config: Config, method: Method | type[Method]) -> dict[str, str]:
+    """How a run's features are made, in words."""
+    words = method.processing(config)
+    if method.video:
+        words["frames"] = f"{config.video.frames} by {config.video.sampling}"
+    return words
 
 
 def image_size(config: Config) -> tuple[int, int]:

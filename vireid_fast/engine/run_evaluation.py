@@ -13,6 +13,7 @@ from vireid_fast.data.table import INFRARED, UNKNOWN_CAMERA
 from vireid_fast.engine.data_setup import Table, frame_sampling
 from vireid_fast.engine.evaluation_files import EACH
 from vireid_fast.engine.extraction import Extraction, extract_features
+from vireid_fast.engine.method_setup import processing_words
 from vireid_fast.engine.methods import Method
 from vireid_fast.engine.progress import say
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_modes
@@ -149,16 +150,8 @@ def _evaluate(
     return evaluate_modes(
         features, own.protocol, names, own.shots,
         permutations=permutations, rerank=own.rerank_parameters if rerank else None,
-        processing=processing(config, method), split=numbered_split(config),
+        processing=processing_words(config, method), split=numbered_split(config),
     )  # fmt: skip
-
-
-def processing(config: Config, method: Method | type[Method]) -> dict[str, str]:
-    """How a run's features were made, in words."""
-    words = method.processing(config)
-    if method.video:
-        words["frames"] = f"{config.video.frames} by {config.video.sampling}"
-    return words
 
 
 def numbered_split(config: Config) -> int | None:

@@ -22,6 +22,7 @@ from vireid_fast.engine.checkpoint import (
     follow,
     load_checkpoint,
     load_into,
+    load_optimizer,
     point_to,
     remove_other_checkpoints,
     save_checkpoint,
@@ -34,6 +35,9 @@ from vireid_fast.engine.seeds import derive_seed
 from vireid_fast.engine.stage import Stage, StagePlan, detach_scalars, mean_scalars
 
 Validate = Callable[[], dict[str, float]]
+
+FACTS_SINCE = ("activation",)
+"""Facts that older checkpoints do not state, and which are then not compared."""
 
 
 @dataclass
@@ -54,7 +58,8 @@ class Trainer:
         stages: Built in order; each is prepared when its turn comes.
         run: Folder of the run.
         seed: Seed of the run.
-        facts: Facts stored in each checkpoint's card (method, number of identities, ...).
+        facts: What a checkpoint must have in common with the run, stored in each card.
+        description: What else the model card of each checkpoint holds.
         world: The processes; rank 0 alone logs, validates and writes checkpoints.
         accumulate: Batches whose gradients are averaged before each step of the optimiser.
         validate: Returns "R1", "mAP", "mINP" on the validation identities; None keeps the last
@@ -70,6 +75,7 @@ class Trainer:
         *,
         seed: int,
         facts: dict[str, Any],
+        description: dict[str, Any] | None = None,
         world: World,
         accumulate: int = 1,
         validate: Validate | None,
@@ -80,6 +86,7 @@ class Trainer:
         self.run = run
         self.seed = seed
         self.facts = facts
+        self.description = description or {}
         self.world = world
         self.accumulate = accumulate
         self.validate = validate
@@ -105,7 +112,7 @@ class Trainer:
         plan = stage.prepare()
         optimizer = build_optimizer(plan.optimizer, plan.groups, plan.schedule.lr)
         if self._optimizer_state:
-            optimizer.load_state_dict(self._optimizer_state)
+            load_optimizer(optimizer, self._optimizer_state, str(self.run.latest))
             self._optimizer_state = {}
         for epoch in range(position.epoch, plan.epochs):
             began = time.monotonic()
@@ -116,7 +123,7 @@ class Trainer:
             if log is not None:
                 log.write(stage.name, epoch + 1, values)
                 position.lines = log.lines
-                self._save(stage, position, optimizer)
+                self._save(stage, position, optimizer, values)
                 say(_describe(stage.name, epoch + 1, plan.epochs, values))
             # Nobody runs ahead of the checkpoint that a stopped run would continue from.
             self.world.barrier()
@@ -189,10 +196,18 @@ class Trainer:
             position.best = {"rank": rank, "stage": stage.name, "epoch": position.epoch}
         return {f"val_{name}": value for name, value in scores.items()}
 
-    def _save(self, stage: Stage, position: Position, optimizer: torch.optim.Optimizer) -> None:
+    def _save(
+        self, stage: Stage, position: Position, optimizer: torch.optim.Optimizer,
+        values: dict[str, float],
+    ) -> None:  # fmt: skip
         name = f"{position.stage}-{stage.name}-{position.epoch:04d}"
+        scores = {key[4:]: value for key, value in values.items() if key.startswith("val_")}
         card = {
+            **self.description,
             **self.facts,
+            "stage": stage.name,
+            "epoch": position.epoch,
+            "validation": scores,
             "position": {
                 "stage": position.stage, "epoch": position.epoch,
                 "lines": position.lines, "best": position.best,
@@ -221,7 +236,7 @@ class Trainer:
         checkpoint = load_checkpoint(folder)
         require_facts(checkpoint.card, self.facts, str(folder))
         load_into(self.model, checkpoint.model, str(folder))
-        position = Position(**checkpoint.card["position"])
+        position = _position(checkpoint.card, str(folder), len(self.stages))
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
         newest = not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}")
@@ -232,9 +247,44 @@ class Trainer:
         say(f"resuming {self.run.path} after {folder.name}")
 
 
+def _position(card: dict[str, Any], source: str, stages: int) -> Position:
+    """How far the run of a checkpoint was; a card is a file, and may hold anything."""
+    read = card.get("position")
+    counts = ("stage", "epoch", "lines")
+    fits = (
+        isinstance(read, dict)
+        and read.keys() == {*counts, "best"}
+        and all(type(read[name]) is int and read[name] >= 0 for name in counts)
+        and read["stage"] < stages
+        and isinstance(read["best"], dict)
+        and (not read["best"] or _is_best(read["best"]))
+    )
+    if not fits:
+        shown = str(read)
+        raise CheckpointError(
+            f"checkpoint: position of {source} must be that of a run, got {shown[:80]}. "
+            "Restore the checkpoint, or start the run anew without --resume."
+        )
+    return Position(**read)
+
+
+def _is_best(best: dict[str, Any]) -> bool:
+    rank = best.get("rank")
+    return (
+        best.keys() == {"rank", "stage", "epoch"}
+        and isinstance(rank, list)
+        and len(rank) == 2
+        and all(type(score) in (int, float) for score in rank)
+        and isinstance(best["stage"], str)
+        and type(best["epoch"]) is int
+    )
+
+
 def require_facts(card: dict[str, Any], facts: dict[str, Any], source: str) -> None:
     """Refuse a checkpoint of another method, identity count or data set."""
     for name, want in facts.items():
+        if name in FACTS_SINCE and name not in card:
+            continue
         if card.get(name) != want:
             raise CheckpointError(
                 f"checkpoint: {name} of {source} must be {want!r}, got {card.get(name)!r}. "

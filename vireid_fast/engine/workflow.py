@@ -1,6 +1,6 @@
 """What the commands do: train, extract, evaluate a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +10,20 @@ from vireid_fast.engine.data_setup import read_table, require_kind, training_dat
 from vireid_fast.engine.distributed import World
 from vireid_fast.engine.evaluation_files import processing_notes
 from vireid_fast.engine.extraction import Extraction
-from vireid_fast.engine.method_setup import facts, load_method, new_method, read_start
+from vireid_fast.engine.method_setup import (
+    card_of,
+    facts,
+    load_method,
+    new_method,
+    processing_words,
+    read_start,
+)
 from vireid_fast.engine.methods import METHODS
 from vireid_fast.engine.progress import silent
 from vireid_fast.engine.run_evaluation import (
     evaluate_features,
     extract,
     numbered_split,
-    processing,
     require_evaluation,
     validation,
 )
@@ -25,6 +31,8 @@ from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.trainer import Trainer
 from vireid_fast.nn import global_batch_norm
 from vireid_fast.retrieval.results import EvaluationResult, combine
+
+AfterEvaluation = Callable[[RunFolder, Extraction, dict[str, EvaluationResult]], object]
 
 
 def train(
@@ -46,7 +54,7 @@ def train(
     """
     run = RunFolder(path)
     world = World.from_environment(config.device, timeout=timeout)
-    with world, silent(not world.is_main):
+    with world, silent(not world.is_main), run.held(take=world.is_main):
         run.require_startable(config, resume=resume)
         # Refused now, not by the stage in which batches are shared first.
         world.identity_slice(config.sampler.identities, config.sampler.instances)
@@ -67,6 +75,7 @@ def train(
             run,
             seed=config.seed,
             facts=facts(config, identities),
+            description=card_of(method, identities).to_json(),
             world=world,
             accumulate=config.accumulate,
             validate=validation(config, table, method),
@@ -108,6 +117,9 @@ def extract_run(
 ) -> tuple[Path, Extraction]:
     """Extract a split with a run's model and write the feature file.
 
+    A run may be read while it is trained; its own feature files are written by one process at a
+    time.
+
     Args:
         run: The run.
         split: "train", "val" or "test".
@@ -117,7 +129,17 @@ def extract_run(
 
     Returns:
         Path of the file and the extraction.
+
+    Raises:
+        InUseError: `out` is None, and another process writes features or results of the run.
     """
+    with run.held(by="evaluation", take=out is None):
+        return _extract_run(run, split, out or run.features / f"{split}.npz", which, skip_bad)
+
+
+def _extract_run(
+    run: RunFolder, split: str, out: Path, which: str, skip_bad: bool
+) -> tuple[Path, Extraction]:
     config = run.config()
     if skip_bad:
         config = replace(config, data=replace(config.data, skip_bad_images=True))
@@ -130,20 +152,21 @@ def extract_run(
         "camera_ids": features.camera_ids, "modality": features.modality,
         "image_indices": features.image_indices, "roles": features.roles,
     }  # fmt: skip
-    out = out or run.features / f"{split}.npz"
     write_features(
         out,
         {name: tensor.numpy() for name, tensor in arrays.items() if tensor is not None},
         {
             "method": config.method, "data": config.data.name, "split": split,
             "seed": str(config.seed),
-            **processing_notes(processing(config, method), numbered_split(config)),
+            **processing_notes(processing_words(config, method), numbered_split(config)),
         },
     )
     return out, extraction
 
 
-def evaluate_run(run: RunFolder, *, skip_bad: bool = False) -> dict[str, EvaluationResult]:
+def evaluate_run(
+    run: RunFolder, *, skip_bad: bool = False, then: AfterEvaluation | None = None
+) -> dict[str, EvaluationResult]:
     """Evaluate a run on the test identities, plain and, where configured, re-ranked.
 
     Writes features/test.npz and results.json.
@@ -151,21 +174,35 @@ def evaluate_run(run: RunFolder, *, skip_bad: bool = False) -> dict[str, Evaluat
     Args:
         run: The run.
         skip_bad: See `extract_run`.
+        then: Called with the run, its test features and its results, as for a report.
+
+    Raises:
+        InUseError: Another process writes features or results of the run.
     """
+    with run.held(by="evaluation"):
+        extraction, results = _evaluate_run(run, skip_bad)
+    if then is not None:
+        then(run, extraction, results)
+    return results
+
+
+def _evaluate_run(
+    run: RunFolder, skip_bad: bool
+) -> tuple[Extraction, dict[str, EvaluationResult]]:
     config = run.config()
     table = read_table(config)
     require_evaluation(config, table)
-    _, extraction = extract_run(run, skip_bad=skip_bad)
+    _, extraction = _extract_run(run, "test", run.features / "test.npz", "best", skip_bad)
     method = METHODS[config.method]
     results = evaluate_features(
         config, table, method, extraction, rerank=bool(config.evaluation.rerank)
     )
     run.write_json(run.results_file, {name: r.to_json() for name, r in results.items()})
-    return results
+    return extraction, results
 
 
 def evaluate_runs(
-    runs: Sequence[RunFolder], *, skip_bad: bool = False
+    runs: Sequence[RunFolder], *, skip_bad: bool = False, then: AfterEvaluation | None = None
 ) -> dict[str, EvaluationResult]:
     """Evaluate several runs, each as `evaluate_run` does, and join their trials.
 
@@ -174,11 +211,12 @@ def evaluate_runs(
     Args:
         runs: At least one run.
         skip_bad: See `extract_run`.
+        then: Called after each run, see `evaluate_run`.
 
     Raises:
         ValueError: The runs are not judged alike, or two have the same split.
     """
-    each = [evaluate_run(run, skip_bad=skip_bad) for run in runs]
+    each = [evaluate_run(run, skip_bad=skip_bad, then=then) for run in runs]
     if len(each) == 1:
         return each[0]
     return {name: combine([results[name] for results in each]) for name in each[0]}
