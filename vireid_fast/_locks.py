@@ -33,7 +33,12 @@ class InUseError(RuntimeError):
 
 @contextmanager
 def exclusive(
-    folder: str | os.PathLike[str], what: str, *, name: str = LOCK_FILE, wait: bool = False
+    folder: str | os.PathLike[str],
+    what: str,
+    *,
+    name: str = LOCK_FILE,
+    held: str | os.PathLike[str] | None = None,
+    wait: bool = False,
 ) -> Iterator[None]:
     """Hold a folder for this process alone.
 
@@ -43,6 +48,7 @@ def exclusive(
         folder: What is held.
         what: Start of the error sentence: the command, or "run".
         name: The lock's file in `folder`; locks of different names do not exclude each other.
+        held: What messages name where it is not `folder` itself.
         wait: Wait for a holder to end, with a warning that names it, instead of raising.
 
     Raises:
@@ -55,8 +61,7 @@ def exclusive(
     descriptor = None
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _acquire(file, folder, what, wait)
+            descriptor = _acquire(file, Path(held or folder), what, wait)
         except OSError as error:
             raise WriteError(error.errno, error.strerror, str(file)) from error
         yield
@@ -64,7 +69,8 @@ def exclusive(
         if descriptor is not None:
             # Unlinked while it is held: who waits for this file notices and makes a new one.
             with contextlib.suppress(OSError):
-                file.unlink()
+                if _is_at(descriptor, file):
+                    file.unlink()
             os.close(descriptor)
         for path in made:
             with contextlib.suppress(OSError):
@@ -82,26 +88,31 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _acquire(file: Path, folder: Path, what: str, wait: bool) -> int:
+def _acquire(file: Path, held: Path, what: str, wait: bool) -> int:
     """A descriptor of the locked file, which holds this process's name."""
     told = False
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if _locked(descriptor, folder, blocking=told):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            # A holder that ended has removed the folder, still empty, at this moment.
+            continue
+        try:
+            if _locked(descriptor, held, blocking=told):
                 if _is_at(descriptor, file):
                     _sign(descriptor)
                     return descriptor
             elif wait:
                 warnings.warn(
-                    f"{what}: waiting for {_holder(descriptor)}, which is writing {folder}.",
+                    f"{what}: waiting for {_holder(descriptor)}, which is writing {held}.",
                     RuntimeWarning, stacklevel=4,
                 )  # fmt: skip
                 told = True
             else:
                 raise InUseError(
                     sentence(
-                        what, str(folder), "not be in use by another process",
+                        what, str(held), "not be in use by another process",
                         _holder(descriptor), "Wait until it has ended, or name another folder.",
                     )
                 )  # fmt: skip
@@ -111,7 +122,7 @@ def _acquire(file: Path, folder: Path, what: str, wait: bool) -> int:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, folder: Path, *, blocking: bool) -> bool:
+def _locked(descriptor: int, held: Path, *, blocking: bool) -> bool:
     """Lock; True as well, after a warning, where the file system has no locks."""
     try:
         if fcntl is None:
@@ -123,7 +134,7 @@ def _locked(descriptor: int, folder: Path, *, blocking: bool) -> bool:
         if error.errno not in _UNSUPPORTED:
             raise
         warnings.warn(
-            f"{folder} lies where files cannot be locked ({error.strerror}): take care that no "
+            f"{held} lies where files cannot be locked ({error.strerror}): take care that no "
             "two processes write it at once.", RuntimeWarning, stacklevel=5,
         )  # fmt: skip
     return True

@@ -141,7 +141,7 @@ def _build_alone(
 ) -> ImageCache:
     """Build the cache, or wait for the process that does; of several one alone builds."""
     with _explained(data.parent, _needed(rows, size)), exclusive(
-        data.parent, "open_cache", name=f".{data.stem}.lock", wait=True
+        data.parent, "open_cache", name=f".{data.stem}.lock", held=data, wait=True
     ):
         cached = _open_existing(data, digest, rows, size)
         if cached is None:

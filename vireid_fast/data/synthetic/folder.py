@@ -1,21 +1,23 @@
 """A folder of a synthetic set: its marker file, and the protection of folders that are not ours.
 
-The marker synth.json is written last, so a folder without it is unfinished and is drawn again. It
-holds the parameters, so an equal call finds that nothing is to be done.
+A set is drawn in a hidden folder that gets its name when it is complete; until then an earlier one
+stays. The marker synth.json holds the parameters, so an equal call finds that nothing is to be
+done.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
-from vireid_fast._locks import LOCK_FILE, exclusive
+from vireid_fast._files import atomic_folder
+from vireid_fast._locks import exclusive
 from vireid_fast.data.synthetic.parameters import Parameters
 
-MARKER, UNFINISHED = "synth.json", "synth.json.unfinished"
+MARKER = "synth.json"
+UNFINISHED = "synth.json.unfinished"
+"""What earlier versions of the package left in a folder while they drew there."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def write_set(
         root: Folder to create; it may exist if empty or an earlier set of this layout.
         parameters: Everything that decides the content.
         contents: What the layout consists of.
-        draw: Writes the pictures and lists into the emptied folder.
+        draw: Writes the pictures and lists into the empty folder that it is given.
 
     Returns:
         True if the set was written, False if the same set was already there.
@@ -64,14 +66,15 @@ def write_set(
     text = json.dumps(asdict(parameters), indent=2) + "\n"
     if _holds_same_set(root, text, contents):
         return False
-    with exclusive(root, "synth"):
+    root = root.resolve()
+    # The folder is replaced as a whole, so the lock lies beside it.
+    with exclusive(root.parent, "synth", name=f".{root.name}.lock", held=root):
         # Another process may have drawn it meanwhile.
         if _holds_same_set(root, text, contents):
             return False
-        _clear(root)
-        draw(root)
-        (root / UNFINISHED).write_text(text, encoding="utf-8")
-        os.replace(root / UNFINISHED, root / MARKER)
+        with atomic_folder(root) as drawn:
+            draw(drawn)
+            (drawn / MARKER).write_text(text, encoding="utf-8")
     return True
 
 
@@ -86,7 +89,7 @@ def _holds_same_set(root: Path, text: str, contents: Contents) -> bool:
         return False
     if not root.is_dir():
         raise FileExistsError(f"{root}: is no folder. Choose another output folder.")
-    entries = {entry.name for entry in root.iterdir() if entry.name != LOCK_FILE}
+    entries = {entry.name for entry in root.iterdir()}
     if not entries:
         return False
     foreign = _first_foreign(root, contents)
@@ -110,14 +113,3 @@ def _first_foreign(root: Path, contents: Contents) -> str | None:
             return inner.as_posix()
     return None
 
-
-def _clear(root: Path) -> None:
-    """Remove an earlier set; from now until the end the folder is marked as unfinished."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / UNFINISHED).write_text("", encoding="utf-8")
-    (root / MARKER).unlink(missing_ok=True)
-    for entry in root.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name not in (UNFINISHED, LOCK_FILE):
-            entry.unlink()

@@ -67,7 +67,7 @@ def write_sysu_layout(
     """Generate a visible-infrared pedestrian set in SYSU-MM01's layout.
 
     Adds captions.json and tracklets/%04d/{rgb,ir}/D%d/T%d/%03d.jpg. The marker synth.json is
-    written last: a folder without it is unfinished and is drawn again.
+    written last: a folder without it is no set.
 
     Args:
         root: Folder to create; it may exist if empty or an earlier set of this function.
