@@ -74,9 +74,9 @@ class ViTTrunk(nn.Module):
         width = self.class_embedding.shape[0]
         require_shape("ViTTrunk", "stem_map", stem_map, ("B", width, *self.grid))
         patches = stem_map.flatten(2).transpose(1, 2)
-        first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         if class_shift is not None:
-            require_shape("ViTTrunk", "class_shift", class_shift, (len(patches), width))
+            require_shape("ViTTrunk", "class_shift", class_shift, (patches.shape[0], width))
             first = first + class_shift.to(patches.dtype)[:, None]
         tokens = torch.cat([first, patches], dim=1)
         return self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))

@@ -175,7 +175,10 @@ class ClipMC(nn.Module):
             missing = torch.cat((texts[1][:count], texts[0][count:]))
             complete = self.compensation(features.projected, missing, count)
         aligned = self.generator.align(instance) if self.generator.layers else None
-        return CompleteFeatures(features.pooled, features.projected, complete, *texts, aligned)
+        visible_text, infrared_text = texts
+        return CompleteFeatures(
+            features.pooled, features.projected, complete, visible_text, infrared_text, aligned
+        )
 
     def encode_images(self, visible: Tensor | None, infrared: Tensor | None) -> TokenFeatures:
         """Features f and p and projected tokens u, visible rows first.
@@ -217,11 +220,13 @@ class ClipMC(nn.Module):
             self.compensation is not None, "ClipMC.complete", "compensation",
             "be part of the model", False, "Read the projected features.",
         )  # fmt: skip
-        count = len(projected) if modality == "visible" else 0
+        count = projected.shape[0] if modality == "visible" else 0
         return self.compensation(projected, missing_text, count)
 
     @torch.no_grad()
-    def test_features(self, images: Tensor, modality: str, *, block: int = 64) -> Tensor:
+    def test_features(
+        self, images: Tensor, modality: str, *, block: int | None = 64
+    ) -> Tensor:
         """Features for retrieval: [norm(BN(z)), norm(f)] of the image and of its mirror image.
 
         Without compensation [norm(p), norm(f)], and no text is computed. The dot product of two
@@ -231,22 +236,26 @@ class ClipMC(nn.Module):
         Args:
             images: Normalised images of one modality. Shape (B, 3, H, W).
             modality: "visible" or "infrared".
-            block: Images per pass of the image encoder. Their prompts are encoded together, so
-                that the tokens all prompts begin with are computed once.
+            block: Images per pass of the image encoder; None: all, as where a graph of any number
+                of images is traced. Their prompts are encoded together, so that the tokens all
+                prompts begin with are computed once.
 
         Returns:
             Shape (B, feature_width), float32.
         """
         require_choice("ClipMC.test_features", "modality", modality, MODALITIES)
-        block = positive_int("ClipMC.test_features", "block", block)
-        views = [part for view in (images, images.flip(3)) for part in view.split(block)]
+        views = [images, images.flip(3)]
+        if block is not None:
+            block = positive_int("ClipMC.test_features", "block", block)
+            views = [part for view in views for part in view.split(block)]
         if self.compensation is None:
             parts = [self._visual_features(part, modality) for part in views]
             pooled, first = (torch.cat(rows) for rows in zip(*parts, strict=True))
         else:
             pooled, first = self._complete_features(views, modality)
         rows = torch.cat((F.normalize(first.float()), F.normalize(pooled.float())), dim=1)
-        return torch.cat(rows.chunk(2), dim=1)
+        # Rows of the images, then of their mirror images, side by side.
+        return rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(1)
 
     def _visual_features(self, images: Tensor, modality: str) -> tuple[Tensor, Tensor]:
         """f and p of images of one modality; the tokens are not computed."""
@@ -283,7 +292,7 @@ class ClipMC(nn.Module):
             groups = self._prompts_of_shared_contexts(instance, modalities)
         else:
             groups = self._prompts_of_own_contexts(instance, projected, modalities)
-        return [text.expand(len(projected), -1) for text in self.text_encoder(groups)]
+        return [text.expand(projected.shape[0], -1) for text in self.text_encoder(groups)]
 
     def _prompts_of_shared_contexts(
         self, instance: Tensor, modalities: tuple[str, ...]

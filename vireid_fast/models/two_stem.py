@@ -131,7 +131,7 @@ class TwoStemEncoder(nn.Module):
             self.pooling is None, "TwoStemEncoder", "modality_embedding",
             "be None for an image tower without a class token", "a tensor",
         )  # fmt: skip
-        counts = [0 if images is None else len(images) for images in (visible, infrared)]
+        counts = [0 if images is None else images.shape[0] for images in (visible, infrared)]
         rows = [
             row.expand(count, -1) for row, count in zip(modality_embedding, counts, strict=True)
         ]

@@ -90,7 +90,7 @@ class InstancePromptGenerator(nn.Module):
         if not self.layers:
             return self.base[None]
         memory = self.memory_norm(self.memory(image_tokens))
-        tokens = self.base.expand(len(image_tokens), -1, -1)
+        tokens = self.base.expand(image_tokens.shape[0], -1, -1)
         for layer in self.layers:
             tokens = layer(tokens, memory)
         return (self.base + self.alpha * tokens).to(self.base.dtype)

@@ -50,10 +50,10 @@ class ModalityCompensation(nn.Module):
         """
         require_shape(_WHAT, "projected", projected, ("B", self.width))
         require_shape(_WHAT, "missing_text", missing_text, tuple(projected.shape))
-        require(
-            0 <= num_visible <= len(projected), _WHAT, "num_visible",
-            f"lie in 0..{len(projected)}", num_visible,
-        )  # fmt: skip
+        rows = projected.shape[0]
+        # The sentence is made on failure only: an export cannot print a symbolic size.
+        if not 0 <= num_visible <= rows:
+            require(False, _WHAT, "num_visible", f"lie in 0..{rows}", num_visible)
         own = self.original(F.normalize(projected))
         other = own + self.gate * self.compensated(F.normalize(missing_text))
         visible = torch.cat((own[:num_visible], other[:num_visible]), dim=1)

@@ -271,11 +271,12 @@ class PromptTextEncoder(nn.Module):
         """The plain path: every prompt through the tower's own blocks at full length."""
         prefix, suffix, _ = group
         end = prefix.shape[0] + suffix.shape[1] - 1
-        if len(suffix) == 0:
+        # Not `len`, which would fix the number of prompts in an exported graph.
+        if suffix.shape[0] == 0:
             return self.view.finish(suffix[:, 0])
         last = [
-            self.view.run_plain(torch.cat([prefix.expand(len(part), -1, -1), part], dim=1))[:, end]
-            for part in suffix.split(self.block or len(suffix))
+            self.view.run_plain(torch.cat([prefix.expand(part.shape[0], -1, -1), part], dim=1))[:, end]
+            for part in (suffix.split(self.block) if self.block else [suffix])
         ]
         return self.view.finish(torch.cat(last))
 
