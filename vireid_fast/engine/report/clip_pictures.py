@@ -12,7 +12,7 @@ from vireid_fast.engine.report.attention import (
     packed_weights,
     recorded,
 )
-from vireid_fast.engine.report.overlays import LEGEND, marked, overlay, strip
+from vireid_fast.engine.report.overlays import LEGEND, marked, overlay, plain, strip
 from vireid_fast.models import LSMRL
 from vireid_fast.nn.clip_layouts import ClipGrid, GroupedLayout
 from vireid_fast.report.content import MethodPicture, Picture
@@ -71,6 +71,7 @@ def _interaction(
         return shares[1:].unflatten(0, grid).cpu().numpy()
 
     pictures = [
+        plain(frames[0], "the visible clip"),
         overlay(frames[0], heat(of_visible[0]), "what the infrared clip reads of the visible one"),
         overlay(frames[1], heat(of_infrared[0]), "what the visible clip reads of the infrared one"),
     ]
@@ -83,8 +84,8 @@ def _interaction(
         ]
     caption = (
         "Cross-modal interaction (CMI), mean over the heads, on tokens averaged over the frames; "
-        "the middle frame is shown. First what the class token of each clip reads of the other "
-        "one, then what three framed places of the infrared clip read of the visible one. "
+        "the middle frame is shown. The visible clip; what the class token of each clip reads of "
+        "the other one; what three framed places of the infrared clip read of the visible one. "
         f"{LEGEND}"
     )
     return MethodPicture(f"Cross-modal interaction: {whose}", caption, tuple(pictures))
@@ -127,7 +128,7 @@ def _within(
         caption = (
             f"Spatial-temporal grouped encoder (STFL): within each of {parts} stripes the class "
             "tokens read that stripe of all frames. Mean over the heads and the class tokens of "
-            f"the last grouped block; each stripe is scaled by its own maximum. {LEGEND}"
+            f"the last grouped block; each stripe has its own scale. {LEGEND}"
         )
     else:
         title = "Attention after the temporal patch shift"

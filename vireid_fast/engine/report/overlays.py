@@ -10,10 +10,15 @@ from vireid_fast.engine.report.shelf import jpeg
 from vireid_fast.report.content import Picture
 
 HEIGHT = 192
-LEGEND = "Dark violet is little, yellow the most of the picture."
+LEGEND = (
+    "Dark violet is the least of a picture, yellow the most; its description says how many times "
+    "the mean that is."
+)
 _OPACITY = 0.55
 _GAP = 4
 _MARK = (255, 60, 60)
+# Of matplotlib's viridis (CC0): even steps in lightness, for colour-blind readers too.
+_ANCHORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
 def plain(pixels: np.ndarray, text: str) -> Picture:
@@ -36,28 +41,27 @@ def marked(pixels: np.ndarray, place: tuple[int, int], grid: tuple[int, int], te
 
 
 def overlay(pixels: np.ndarray, values: np.ndarray, text: str) -> Picture:
-    """A grey image under a map from 0 to its maximum, interpolated between the patches.
+    """A grey image under a map from its least to its largest value, smooth between the patches.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
         values: At least 0. Shape (rows, columns).
         text: What it shows.
     """
-    return jpeg(_overlaid(pixels, values / max(float(values.max()), 1e-12)), text)
+    return jpeg(_overlaid(pixels, _scaled(values)), f"{text} (up to {_peak(values)} the mean)")
 
 
 def strip(frames: Sequence[np.ndarray], values: np.ndarray, parts: int, text: str) -> Picture:
-    """Frames side by side, each under its map; every stripe is scaled by its maximum.
+    """Frames side by side, each under its map; every stripe has its own scale in all frames.
 
     Args:
         frames: T images (H, W, 3), uint8.
         values: At least 0. Shape (T, rows, columns).
-        parts: Stripes of rows that are scaled apart, with a line between them; divides the rows.
+        parts: Stripes of rows, with a line between them; divides the rows.
         text: What it shows.
     """
-    by_part = values.reshape(len(values), parts, -1, values.shape[2])
-    highest = by_part.max(axis=(0, 2, 3), keepdims=True)
-    scaled = (by_part / np.maximum(highest, 1e-12)).reshape(values.shape)
+    stripes = np.split(values, parts, axis=1)
+    scaled = np.concatenate([_scaled(stripe) for stripe in stripes], axis=1)
     images = [_overlaid(pixels, own) for pixels, own in zip(frames, scaled, strict=True)]
     width = sum(image.width for image in images) + _GAP * (len(images) - 1)
     joined = Image.new("RGB", (width, HEIGHT), (255, 255, 255))
@@ -69,7 +73,20 @@ def strip(frames: Sequence[np.ndarray], values: np.ndarray, parts: int, text: st
             draw.line((0, level, image.width, level), fill=(255, 255, 255), width=1)
         joined.paste(image, (left, 0))
         left += image.width + _GAP
-    return jpeg(joined, text)
+    peaks = ", ".join(_peak(stripe) for stripe in stripes)
+    return jpeg(joined, f"{text} (up to {peaks} the mean)")
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """From the least value, 0, to the largest one, 1; zeros where all are equal."""
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def _peak(values: np.ndarray) -> str:
+    """The largest value as a multiple of the mean, in words."""
+    mean = float(values.mean())
+    return f"{float(values.max()) / mean if mean > 0 else 1.0:.1f} times"
 
 
 def _resized(pixels: np.ndarray) -> Image.Image:
@@ -88,10 +105,11 @@ def _overlaid(pixels: np.ndarray, shares: np.ndarray) -> Image.Image:
 
 @cache
 def _colours() -> np.ndarray:
-    """The colours of matplotlib's viridis. Shape (256, 3), uint8."""
-    from matplotlib import colormaps
-
-    return (colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    """256 colours from violet to yellow. Shape (256, 3), uint8."""
+    anchors = np.array(_ANCHORS, dtype=np.float64)
+    places = np.linspace(0, len(anchors) - 1, 256)
+    columns = [np.interp(places, np.arange(len(anchors)), column) for column in anchors.T]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
 
 
 def _frame(image: Image.Image, place: tuple[int, int], grid: tuple[int, int]) -> None:
