@@ -298,7 +298,7 @@ def write_weights_tensors(folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(_weights(), folder / "model.safetensors")
-    config = {"model_cfg": {"embed_dim": 16, "quick_gelu": False}, "preprocess_cfg": {}}
+    config = {"model_cfg": {"embed_dim": 16, "quick_gelu": True}, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

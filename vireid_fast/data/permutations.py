@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vireid_fast._checks import require
+from vireid_fast.data.matlab import read_variables
 
 _KEY = "rand_perm_cam"
 
@@ -31,24 +32,22 @@ def read_permutations(path: str | os.PathLike[str]) -> dict[tuple[int, int], np.
         path.is_file(), "read_permutations", "path", "be an existing file", path,
         "SYSU-MM01 publishes rand_perm_cam.mat in its repository.", FileNotFoundError,
     )  # fmt: skip
-    import scipy.io  # takes time, which evaluations without permutations should not spend
-
     try:
-        content = scipy.io.loadmat(path)
-    # scipy's reader fails on foreign bytes with whatever its parser meets first.
-    except Exception as error:
+        content = read_variables(path)
+    except (ValueError, OSError) as error:
         raise ValueError(
-            f"{what} must be a complete MATLAB 5 file, got {type(error).__name__}: {error}. "
-            "Download it again."
+            f"{what} must be a complete MATLAB 5 file, got {error}. Download it again."
         ) from error
-    names = sorted(name for name in content if not name.startswith("__"))
-    require(_KEY in content, what, "file", f"hold the cell {_KEY!r}", names)
+    cameras = content.get(_KEY)
+    require(isinstance(cameras, list), what, "file", f"hold the cell {_KEY!r}", sorted(content))
     permutations = {}
-    for camera, identities in enumerate(np.ravel(content[_KEY]), start=1):
-        for identity, cell in enumerate(np.ravel(identities), start=1):
-            order = np.asarray(cell)
+    for camera, identities in enumerate(cameras, start=1):
+        identities = identities if isinstance(identities, list) else [identities]
+        for identity, order in enumerate(identities, start=1):
+            place = f"{what}: camera {camera}, identity {identity}"
+            require(isinstance(order, np.ndarray), place, "cell", "be a matrix", "a cell")
             if order.size:
-                _require_permutations(f"{what}: camera {camera}, identity {identity}", order)
+                _require_permutations(place, order)
                 permutations[camera, identity] = order.astype(np.int64)
     return permutations
 
@@ -59,5 +58,5 @@ def _require_permutations(what: str, order: np.ndarray) -> None:
     expected = np.arange(1, order.shape[1] + 1)
     require(
         order.dtype.kind in "iuf" and bool((np.sort(order, axis=1) == expected).all()),
-        what, "each row", f"be a permutation of 1..{order.shape[1]}", order.tolist(),
+        what, "each row", f"be a permutation of 1..{order.shape[1]}", str(order.tolist())[:200],
     )  # fmt: skip

@@ -14,6 +14,7 @@ from vireid_fast.data.datasets.findings import (
     require_root,
 )
 from vireid_fast.data.datasets.listings import list_identities
+from vireid_fast.data.matlab import read_variables
 from vireid_fast.data.table import INFRARED, SPLITS, VISIBLE, DatasetError, ImageTable
 
 VISIBLE_CAMERAS = (1, 2, 4, 5)
@@ -98,23 +99,26 @@ def _read_split(root: Path, split: str, findings: Findings) -> np.ndarray:
 
 
 def _read_matlab_ids(path: Path) -> list[int]:
-    import scipy.io
-
+    remedy = f"Write the ids into {path.with_suffix('.txt')}, separated by commas."
     try:
-        content = scipy.io.loadmat(path)
-    # scipy raises many types on damaged files.
-    except Exception as error:
+        content = read_variables(path)
+    except (ValueError, OSError) as error:
         raise DatasetError(
-            f"{path}: the id list must be a MATLAB file, got {error or type(error).__name__}. "
-            f"Write the ids into {path.with_suffix('.txt')}, separated by commas."
+            f"{path}: the id list must be a MATLAB file, got {error}. {remedy}"
         ) from error
-    arrays = [value for name, value in content.items() if not name.startswith("__")]
-    if len(arrays) != 1 or not np.issubdtype(arrays[0].dtype, np.number):
+    arrays = [value for value in content.values() if isinstance(value, np.ndarray)]
+    if len(arrays) != 1 or len(content) != 1:
         raise DatasetError(
-            f"{path}: the id list must hold one array of numbers, got {len(arrays)} variables. "
-            f"Write the ids into {path.with_suffix('.txt')}, separated by commas."
+            f"{path}: the id list must hold one array of numbers, got {len(content)} variables. "
+            f"{remedy}"
         )
-    return [int(value) for value in arrays[0].ravel()]
+    ids = arrays[0].ravel()
+    is_id = (ids >= 0) & (ids < 1 << 53) & (ids == np.floor(ids))
+    if not is_id.all():
+        raise DatasetError(
+            f"{path}: the id list must hold whole numbers from 0, got {ids[~is_id][0]}. {remedy}"
+        )
+    return [int(value) for value in ids]
 
 
 def _make_table(
