@@ -34,7 +34,7 @@ from vireid_fast.nn.prompt_stream import (
 from vireid_fast.nn.prompt_trie import PrefixTrie, build_trie, group_texts
 from vireid_fast.nn.tower_check import check_tower, refuse, state_problems
 from vireid_fast.nn.tower_readers import view_tower
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 _WHAT = "PromptTextEncoder"
 # Tokens per chunk on a CPU: the hidden activations of more leave the cache.
@@ -70,7 +70,7 @@ class PromptTextEncoder(nn.Module):
     """
 
     def __init__(
-        self, tower: nn.Module, *, backend: str = "fused", block: int | None = None
+        self, tower: nn.Module, *, backend: Backend = "fused", block: int | None = None
     ) -> None:
         super().__init__()
         require_choice(_WHAT, "backend", backend, BACKENDS)
@@ -207,7 +207,8 @@ class PromptTextEncoder(nn.Module):
     def _encode_texts(self, rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
         """Texts given as ids up to EOT, each different one computed once."""
         texts = list(dict.fromkeys(rows))
-        groups, keys, order = [], [], {}
+        groups, keys = [], []
+        order: dict[tuple[int, ...], int] = {}
         for shared, members in group_texts(texts):
             ids = torch.tensor([texts[member] for member in members], device=device)
             prefix = self.view.embed(ids[0, :shared])
@@ -275,10 +276,15 @@ class PromptTextEncoder(nn.Module):
         if suffix.shape[0] == 0:
             return self.view.finish(suffix[:, 0])
         last = [
-            self.view.run_plain(torch.cat([prefix.expand(part.shape[0], -1, -1), part], dim=1))[:, end]
+            self._run_padded(prefix, part)[:, end]
             for part in (suffix.split(self.block) if self.block else [suffix])
         ]
         return self.view.finish(torch.cat(last))
+
+    def _run_padded(self, prefix: Tensor, suffix: Tensor) -> Tensor:
+        """All tokens of some prompts of a group."""
+        prefix = prefix.expand(suffix.shape[0], -1, -1)
+        return self.view.run_plain(torch.cat([prefix, suffix], dim=1))
 
     def _prompts_per_chunk(self, groups: list[PromptGroup]) -> int:
         if self.block is not None:
