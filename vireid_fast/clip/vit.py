@@ -9,11 +9,11 @@ from vireid_fast.clip.transformer import LayerNorm, Transformer
 
 
 class PatchStem(nn.Module):
-    """Non-overlapping patch convolution without bias."""
+    """Patch convolution without bias; patches overlap where the stride is below their side."""
 
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, patch_size: int, width: int, stride: int | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=stride or patch_size, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) into a map of patch embeddings (B, D, h, w)."""
@@ -86,13 +86,16 @@ class ViTVisual(nn.Module):
     """Vision transformer image tower: `stem` (patch convolution), then `trunk`.
 
     Args:
-        image_size: (H, W) in pixels; both multiples of `patch_size`.
+        image_size: (H, W) in pixels; both multiples of `patch_size`, or with a `stride` at least
+            as large.
         patch_size: Side of a patch in pixels.
         width: Token width D.
         layers: Number of blocks.
         heads: Number of heads.
         projected_width: Joint width d.
         activation: "quick_gelu" or "gelu".
+        stride: Step between patches in pixels, where they overlap (CLIP-ReID's OLP, 12 for 16);
+            None: they do not.
 
     Raises:
         ValueError: The image is no whole number of patches, or the heads do not divide the width.
@@ -111,18 +114,27 @@ class ViTVisual(nn.Module):
         heads: int,
         projected_width: int,
         activation: str,
+        stride: int | None = None,
     ) -> None:
         super().__init__()
+        if stride is None:
+            require(
+                all(side > 0 and side % patch_size == 0 for side in image_size),
+                "ViTVisual", "image_size", f"be positive multiples of the patch size {patch_size}",
+                image_size,
+            )  # fmt: skip
+            stride = patch_size
+        require(0 < stride <= patch_size, "ViTVisual", "stride", f"lie in 1..{patch_size}", stride)
         require(
-            all(side > 0 and side % patch_size == 0 for side in image_size),
-            "ViTVisual", "image_size", f"be positive multiples of the patch size {patch_size}",
-            image_size,
+            min(image_size) >= patch_size, "ViTVisual", "image_size",
+            f"be at least the patch size {patch_size}", image_size,
         )  # fmt: skip
         self.image_size = image_size
-        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        height, breadth = ((side - patch_size) // stride + 1 for side in image_size)
+        self.grid = (height, breadth)
         self.feature_width = width
         self.projected_width = projected_width
-        self.stem = PatchStem(patch_size, width)
+        self.stem = PatchStem(patch_size, width, stride)
         self.trunk = ViTTrunk(
             grid=self.grid, width=width, layers=layers, heads=heads,
             projected_width=projected_width, activation=activation,
