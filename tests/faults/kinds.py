@@ -84,7 +84,7 @@ def read_checkpoint(folder: Path) -> str:
     from vireid_fast.engine.trainer import Trainer
 
     run, model = RunFolder(folder), _model()
-    trainer = Trainer(model, [], run, seed=0, facts={"method": "csdn", "num_identities": 4},
+    trainer = Trainer(model, [None], run, seed=0, facts={"method": "csdn", "num_identities": 4},
                       world=World.single(), validate=None)  # fmt: skip
     trainer.restore()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)

@@ -24,6 +24,9 @@ from vireid_fast.data.table import name_some
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CARD_FILE = "card.json"
+SEAL = "seal"
+"""Key of a card or pointer under which the SHA-256 of its other entries stands."""
+
 LARGEST_JSON = 64 << 20
 """Bytes; cards take a few kilobytes."""
 
@@ -68,7 +71,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         if checkpoint.optimizer:
             card["optimizer"] = scalars
         with atomic_write(temporary / CARD_FILE) as path:
-            path.write_text(json.dumps(card, indent=1), encoding="utf-8")
+            path.write_text(json.dumps(_sealed(card), indent=1), encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, *, resume: bool = True) -> Checkpoint:
@@ -99,7 +102,8 @@ def load_checkpoint(folder: Path, *, resume: bool = True) -> Checkpoint:
 def point_to(pointer: Path, folder: Path, **facts: object) -> None:
     """Make `pointer` (latest.json, best.json) name a checkpoint folder beside it."""
     with atomic_write(pointer) as path:
-        path.write_text(json.dumps({"checkpoint": folder.name, **facts}), encoding="utf-8")
+        entries = {"checkpoint": folder.name, **facts}
+        path.write_text(json.dumps(_sealed(entries)), encoding="utf-8")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -116,8 +120,38 @@ def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
     facts = _read_json(pointer)
     name = facts.get("checkpoint")
     if not isinstance(name, str) or Path(name).name != name:
-        raise CheckpointError(f"checkpoint: {pointer} must name a folder beside it, got {name!r}.")
+        raise CheckpointError(
+            f"checkpoint: {pointer} must name a folder beside it, got {str(name)[:80]!r}."
+        )
+    require_intact(facts, pointer)
     return pointer.parent / name, facts
+
+
+def _sealed(entries: dict[str, Any]) -> dict[str, Any]:
+    # As a reader has them: with lists for tuples and texts for keys.
+    entries = json.loads(json.dumps(entries))
+    return {**entries, SEAL: _seal_of(entries)}
+
+
+def _seal_of(entries: dict[str, Any]) -> str:
+    """SHA-256 of what a reader finds, whatever the order and the white space."""
+    text = json.dumps({k: v for k, v in entries.items() if k != SEAL}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_intact(entries: dict[str, Any], file: Path) -> None:
+    """Refuse a card or pointer that is not as it was written; one without a seal is taken.
+
+    To be asked last, so that what can be said about a single entry is said before.
+
+    Raises:
+        CheckpointError: An entry has changed, as by a flipped bit.
+    """
+    if SEAL in entries and entries[SEAL] != _seal_of(entries):
+        raise CheckpointError(
+            f"checkpoint: {file} must be as it was written, got other entries than those of its "
+            f"seal: it is damaged or edited. Restore it, or, if the edit is yours, remove {SEAL!r}."
+        )
 
 
 def load_pointed(pointer: Path, *, resume: bool = True) -> tuple[Path, Checkpoint]:

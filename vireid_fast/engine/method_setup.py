@@ -1,5 +1,6 @@
 """A method ready to train or to extract: seeds, device, weights, facts of its checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets import DATASETS
 from vireid_fast.data.table import name_some
 from vireid_fast.engine.checkpoint import (
+    CARD_FILE,
     Checkpoint,
     CheckpointError,
     follow,
     load_checkpoint,
     load_into,
     load_pointed,
+    require_intact,
 )
 from vireid_fast.engine.clip_setup import build_backbone
 from vireid_fast.engine.distributed import World
@@ -104,6 +107,7 @@ def read_start(config: Config, identities: int | None) -> tuple[Path, Checkpoint
         # Methods share their image encoder, so the method alone may differ.
         del wanted["method"]
     require_facts(checkpoint.card, wanted, str(folder))
+    require_intact(checkpoint.card, folder / CARD_FILE)
     return folder, checkpoint
 
 
@@ -127,7 +131,12 @@ def _warm_start(method: Method, checkpoint: Checkpoint, source: str) -> None:
 
 
 def load_method(run: RunFolder, which: str = "best") -> Method:
-    """The method of a run with the weights of one of its checkpoints.
+    """The method of a run with the weights of one of its checkpoints; see `load_described`."""
+    return load_described(run, which)[0]
+
+
+def load_described(run: RunFolder, which: str = "best") -> tuple[Method, ModelCard]:
+    """The method of a run with the weights of one of its checkpoints, and what it is.
 
     Args:
         run: The run.
@@ -141,7 +150,9 @@ def load_method(run: RunFolder, which: str = "best") -> Method:
     pointer = run.best if which == "best" else run.latest
     folder, checkpoint = load_pointed(pointer, resume=False)
     start(config)
-    return restore_method(config, checkpoint, str(folder))
+    method = restore_method(config, checkpoint, str(folder))
+    card = card_of(method, checkpoint.card["num_identities"])
+    return method, replace(card, sha256=checkpoint.card["sha256"])
 
 
 def restore_method(config: Config, checkpoint: Checkpoint, source: str) -> Method:
@@ -168,6 +179,7 @@ def restore_method(config: Config, checkpoint: Checkpoint, source: str) -> Metho
         )
     method = build_method(config, identities)
     load_into(method.model, checkpoint.model, source)
+    require_intact(checkpoint.card, Path(source) / CARD_FILE)
     method.model.eval()
     return method
 

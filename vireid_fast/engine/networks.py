@@ -19,6 +19,7 @@ from vireid_fast.engine.checkpoint import (
     load_checkpoint,
     load_into,
     load_pointed,
+    require_intact,
 )
 from vireid_fast.engine.data_setup import frame_sampling
 from vireid_fast.engine.method_setup import card_of, require_device, restore_method
@@ -131,6 +132,7 @@ def _open_model(folder: Path, device: str) -> FeatureNetwork:
     with torch.random.fork_rng(devices=[]):
         module = NETWORK_BUILDERS[card.method](card)
     load_into(module, checkpoint.model, str(folder))
+    require_intact(checkpoint.card, folder / CARD_FILE)
     _require_equal(card, "feature_width", card.feature_width, module.feature_width, folder)
     module.to(device).eval()
     return FeatureNetwork(

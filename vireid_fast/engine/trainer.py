@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vireid_fast._checks import sentence
 from vireid_fast.data.table import name_some
 from vireid_fast.engine.checkpoint import (
+    CARD_FILE,
     Checkpoint,
     CheckpointError,
     follow,
@@ -25,6 +26,7 @@ from vireid_fast.engine.checkpoint import (
     load_optimizer,
     point_to,
     remove_other_checkpoints,
+    require_intact,
     save_checkpoint,
 )
 from vireid_fast.engine.distributed import World
@@ -237,6 +239,7 @@ class Trainer:
         require_facts(checkpoint.card, self.facts, str(folder))
         load_into(self.model, checkpoint.model, str(folder))
         position = _position(checkpoint.card, str(folder), len(self.stages))
+        require_intact(checkpoint.card, folder / CARD_FILE)
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
         newest = not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}")
