@@ -6,6 +6,7 @@ stages, data sets and protocols stay those of the page.
 """
 
 import csv
+import os
 import re
 import shutil
 import warnings
@@ -24,8 +25,8 @@ from vireid_fast.engine.clip_setup import build_backbone
 
 SIZE = (64, 32)
 SMALL = (
-    "device=cpu", "threads=1", "data.height=64", "data.width=32", "sampler.identities=2",
-    "sampler.instances=2", "evaluation.rerank=[4, 2, 0.3]", "evaluation.every=5",
+    "device=cpu", "threads=1", "data.height=64", "data.width=32", "sampler.instances=2",
+    "evaluation.rerank=[4, 2, 0.3]", "evaluation.every=5",
     "video.frames=2", "video.min_frames=1", "pretrain.epochs=1", "pretrain.steps=1",
     "pretrain.identities=3", "pretrain.views=1",
 )  # fmt: skip
@@ -80,7 +81,10 @@ def _overrides(name: str) -> list[str]:
     method, stages = config.method, STAGES[config.method]
     family = "ViT-small" if config.clip.architecture.startswith("ViT") else "RN-small"
     epochs = [f"{method}.{stage}.epochs=1" for stage in stages]
-    return [*SMALL, *epochs, f"clip.architecture={family}", *(LSMRL if method == "lsmrl" else ())]
+    # An identity for each process of torchrun.
+    persons = f"sampler.identities={max(2, int(os.environ.get('WORLD_SIZE', '1')))}"
+    own = LSMRL if method == "lsmrl" else ()
+    return [*SMALL, persons, *epochs, f"clip.architecture={family}", *own]
 
 
 def _layout(layout: str) -> Callable[[Path], None]:
