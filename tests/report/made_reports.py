@@ -22,7 +22,7 @@ from vireid_fast.report.content import (
 from vireid_fast.retrieval.metrics import Metrics
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
 
-HOSTILE = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=2</script>'\"&{{7*7}}.jpg"
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>\'"&{{7*7}}.jpg'
 
 
 def picture(seed: int, size: tuple[int, int] = (32, 64), text: str = "a person") -> Picture:

@@ -29,8 +29,8 @@ def info(
     for line in fact_lines(values):
         say(line)
     table = Table("op", "CPU", "GPU", title="kernels in use", title_justify="left")
-    for line in kernel_lines():
-        table.add_row(line.op, line.cpu, line.cuda)
+    for kernel in kernel_lines():
+        table.add_row(kernel.op, kernel.cpu, kernel.cuda)
     console.print(table)
     for line in values["advice"]:
         say(line)
@@ -50,3 +50,4 @@ def demo(
     finished, results = work(run, identities=identities, short=short, resume=resume)
     console.print(results_table(results))
     say(f"run: {finished.path}  results: {finished.results_file}")
+    say(f"report: {finished.path / 'report.html'}")

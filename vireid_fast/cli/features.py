@@ -1,17 +1,21 @@
 """Commands on features: `vireid extract`, `vireid eval`, `vireid rerank`."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vireid_fast.cli.app import app
 from vireid_fast.cli.options import (
+    MetricOption,
     ModeOption,
+    PermutationsOption,
     ProtocolOption,
+    RerankOption,
     RunOption,
+    ShotsOption,
     SkipOption,
-    integers,
     say,
     show_results,
 )
@@ -54,61 +58,83 @@ def evaluate(
     ] = None,
     protocol: ProtocolOption = None,
     mode: ModeOption = None,
-    shots: Annotated[
-        tuple | None,
-        typer.Option(
-            parser=integers,
-            metavar="N[,N]",
-            help="Images per identity and camera, where drawn; default 1.",
-        ),
-    ] = None,
-    permutations: Annotated[
-        Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="euclidean, cosine or dot; the protocol's own otherwise.")
-    ] = None,
-    rerank: Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")] = None,
+    shots: ShotsOption = None,
+    permutations: PermutationsOption = None,
+    metric: MetricOption = None,
+    rerank: RerankOption = None,
     skip_bad_images: Annotated[
         bool, typer.Option("--skip-bad-images", help="With --run: leave damaged images out.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write the report here; see `vireid report`."),
+    ] = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="With --run: no RUN/report.html.")
+    ] = False,
 ) -> None:
     """Evaluate feature files of any model, or a run on its test identities.
 
-    A run is evaluated as its configuration says, plain and re-ranked, unless an option says else.
+    A run is evaluated as its configuration says, plain and re-ranked, unless an option says else,
+    and RUN/report.html shows it.
     Lists, as in --mode all,indoor --shots 1,10, give one table and compute each distance once.
     """
     from vireid_fast._checks import require
     from vireid_fast.config import EvaluationConfig
     from vireid_fast.engine.evaluation_files import evaluate_files, override_settings, parse_rerank
+    from vireid_fast.engine.pages import require_page, write_features_page
 
+    if page is not None:
+        require_page(page)
     parameters = None if rerank is None else parse_rerank(rerank)
     together = "," in (mode or "") or len(shots or ()) > 1
     require(bool(run) or not skip_bad_images, "eval", "--skip-bad-images", "come with --run",
             "no --run")  # fmt: skip
+    require(page is None or not no_report, "eval", "--report", "come without --no-report", page)
     if run:
         from vireid_fast.engine.run_folder import RunFolder
-        from vireid_fast.engine.workflow import evaluate_runs, extract_run
+        from vireid_fast.engine.workflow import extract_run
 
         others = [str(path) for path in (query, gallery, features) if path is not None]
         require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
         opened = [RunFolder.open(path) for path in run]
         if {protocol, mode, shots, permutations, metric, rerank} == {None}:
-            show_results(evaluate_runs(opened, skip_bad=skip_bad_images), json_file)
-            for each in opened:
-                say(f"written: {each.results_file}")
+            _evaluate_runs(opened, skip_bad_images, json_file, page, not no_report)
             return
         require(len(opened) == 1, "eval", "--run", "come alone, or without further options",
                 f"{len(opened)} runs", "Extract their features and evaluate these.")  # fmt: skip
         own = opened[0].config().evaluation
         protocol, mode, shots = override_settings(own, protocol, mode, shots)
         features, _ = extract_run(opened[0], skip_bad=skip_bad_images)
-    results = evaluate_files(
-        query, gallery, features, protocol=protocol or EvaluationConfig().protocol, mode=mode,
-        shots=shots, permutations=permutations, metric=metric, rerank=parameters,
-    )  # fmt: skip
+    settings = {
+        "protocol": protocol or EvaluationConfig().protocol, "mode": mode, "shots": shots,
+        "permutations": permutations, "metric": metric, "rerank": parameters,
+    }  # fmt: skip
+    results = evaluate_files(query, gallery, features, **settings)
     show_results(results, json_file, together=together)
+    if page is not None and os.environ.get("RANK", "0") == "0":
+        written = write_features_page(query, gallery, features, out=page, **settings)
+        say(f"report: {written}")
+
+
+def _evaluate_runs(
+    runs: list[Any], skip_bad: bool, json_file: Path | None, page: Path | None, with_report: bool
+) -> None:
+    """Runs as they are configured, each with its report."""
+    from vireid_fast._checks import require
+    from vireid_fast.engine.pages import write_run_page
+    from vireid_fast.engine.workflow import evaluate_runs
+
+    require(page is None or len(runs) == 1, "eval", "--report", "come with one run",
+            f"{len(runs)} runs", "Each has its own report.html without it.")  # fmt: skip
+    evaluated: list[Any] = []
+    results = evaluate_runs(runs, skip_bad=skip_bad, then=lambda *each: evaluated.append(each))
+    show_results(results, json_file)
+    for run in runs:
+        say(f"written: {run.results_file}")
+    for each in evaluated if with_report else ():
+        say(f"report: {write_run_page(*each, out=page, skip_bad=skip_bad)}")
 
 
 @app.command()

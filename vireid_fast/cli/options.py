@@ -41,6 +41,31 @@ ModeOption = Annotated[
         "bupt), all (market1501), several with commas, or each. Left out: all, or both directions."
     ),
 ]
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Parse a list such as 1,10."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"must be integers such as 1,10, got {text!r}") from None
+
+
+ShotsOption = Annotated[
+    tuple | None,
+    typer.Option(
+        parser=integers,
+        metavar="N[,N]",
+        help="Images per identity and camera, where drawn; default 1.",
+    ),
+]
+PermutationsOption = Annotated[
+    Path | None, typer.Option(help="rand_perm_cam.mat, for sysu/official.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option(help="euclidean, cosine or dot; the protocol's own otherwise.")
+]
+RerankOption = Annotated[str | None, typer.Option(help="k1,k2,lambda, e.g. 20,6,0.3.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Overrides such as seed=2 csdn.visual.epochs=10.", metavar="[KEY=VALUE]"),
@@ -83,11 +108,3 @@ def show_results(results: dict[str, Any], path: Path | None, *, together: bool =
         with atomic_write(path) as temporary:
             temporary.write_text(results_json(results), encoding="utf-8")
         say(f"written: {path}")
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Parse a list such as 1,10."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"must be integers such as 1,10, got {text!r}") from None

@@ -5,17 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from vireid_fast.config import Config
-from vireid_fast.data.feature_files import write_features
 from vireid_fast.engine.data_setup import read_table, require_kind, training_data
 from vireid_fast.engine.distributed import World
-from vireid_fast.engine.evaluation_files import processing_notes
 from vireid_fast.engine.extraction import Extraction
+from vireid_fast.engine.feature_writing import row_paths, write_extraction
 from vireid_fast.engine.method_setup import (
     card_of,
     facts,
-    load_method,
+    load_described,
     new_method,
-    processing_words,
     read_start,
 )
 from vireid_fast.engine.methods import METHODS
@@ -23,7 +21,6 @@ from vireid_fast.engine.progress import silent
 from vireid_fast.engine.run_evaluation import (
     evaluate_features,
     extract,
-    numbered_split,
     require_evaluation,
     validation,
 )
@@ -113,6 +110,7 @@ def extract_run(
     *,
     out: Path | None = None,
     which: str = "best",
+    dtype: str = "float32",
     skip_bad: bool = False,
 ) -> tuple[Path, Extraction]:
     """Extract a split with a run's model and write the feature file.
@@ -125,6 +123,7 @@ def extract_run(
         split: "train", "val" or "test".
         out: Feature file; None: `features/SPLIT.npz` of the run.
         which: See `load_method`.
+        dtype: "float32" or "float16", in which the file holds the features.
         skip_bad: Leave damaged images out, also where the run's configuration stops at them.
 
     Returns:
@@ -134,33 +133,24 @@ def extract_run(
         InUseError: `out` is None, and another process writes features or results of the run.
     """
     with run.held(by="evaluation", take=out is None):
-        return _extract_run(run, split, out or run.features / f"{split}.npz", which, skip_bad)
+        target = out or run.features / f"{split}.npz"
+        return _extract_run(run, split, target, which, dtype, skip_bad)
 
 
 def _extract_run(
-    run: RunFolder, split: str, out: Path, which: str, skip_bad: bool
+    run: RunFolder, split: str, out: Path, which: str, dtype: str, skip_bad: bool
 ) -> tuple[Path, Extraction]:
     config = run.config()
     if skip_bad:
         config = replace(config, data=replace(config.data, skip_bad_images=True))
     table = read_table(config)
-    method = load_method(run, which)
+    method, card = load_described(run, which)
     extraction = extract(config, table, method, split)
-    features = extraction.features
-    arrays = {
-        "features": features.features, "person_ids": features.person_ids,
-        "camera_ids": features.camera_ids, "modality": features.modality,
-        "image_indices": features.image_indices, "roles": features.roles,
-    }  # fmt: skip
-    write_features(
-        out,
-        {name: tensor.numpy() for name, tensor in arrays.items() if tensor is not None},
-        {
-            "method": config.method, "data": config.data.name, "split": split,
-            "seed": str(config.seed),
-            **processing_notes(processing_words(config, method), numbered_split(config)),
-        },
-    )
+    write_extraction(
+        out, extraction.features, card, dtype=dtype, root=table.root,
+        paths=row_paths(table, extraction.rows),
+        further={"split": split, "seed": str(config.seed)},
+    )  # fmt: skip
     return out, extraction
 
 
@@ -192,7 +182,8 @@ def _evaluate_run(
     config = run.config()
     table = read_table(config)
     require_evaluation(config, table)
-    _, extraction = _extract_run(run, "test", run.features / "test.npz", "best", skip_bad)
+    target = run.features / "test.npz"
+    _, extraction = _extract_run(run, "test", target, "best", "float32", skip_bad)
     method = METHODS[config.method]
     results = evaluate_features(
         config, table, method, extraction, rerank=bool(config.evaluation.rerank)

@@ -15,7 +15,7 @@ from vireid_fast.report.content import Curve, Histogram
 from vireid_fast.report.templating import number
 
 WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 50, 412, 10, 226
+LEFT, RIGHT, TOP, BOTTOM = 58, 412, 10, 226
 # Line styles of the style sheet: colour and dashes.
 STYLES = 6
 # More points than the field has pixels draw nothing new.
@@ -99,7 +99,7 @@ class Axis:
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         places = [index * step for index in range(first, last + 1)]
-        if whole and places and places[0] - self.low > 0.3 * step and self.low == round(self.low):
+        if whole and places and places[0] - self.low > 0.4 * step and self.low == round(self.low):
             # What is counted begins at one, which is a multiple of no longer step.
             places.insert(0, self.low)
         return tuple(
@@ -215,7 +215,8 @@ def _short(value: float) -> str:
 
 def _range(values: Sequence[np.ndarray], air: float = 0.0) -> tuple[float, float]:
     """Lowest and highest finite value, with air around them; never empty."""
-    joined = np.concatenate([np.asarray(each, float).reshape(-1) for each in values] or [[]])
+    flat = [np.asarray(each, float).reshape(-1) for each in values]
+    joined = np.concatenate(flat or [np.empty(0)])
     # Beyond, the length of an axis would itself not be finite.
     finite = joined[np.abs(joined) < 1e150]
     if not len(finite):

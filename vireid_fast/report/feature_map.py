@@ -11,6 +11,8 @@ SIZE, MARGIN = 620, 14
 NAMES = {0: "visible", 1: "infrared"}
 UNKNOWN = "unknown"
 HUES = 10
+# Half the size of a mark in pixels, by the largest number of marks that have it.
+SIZES = ((300, 4.5), (1000, 3.5), (float("inf"), 2.6))
 
 
 @dataclass(frozen=True)
@@ -18,20 +20,18 @@ class Point:
     """A feature on the map.
 
     Attributes:
-        x: Pixels; y alike.
-        y: See x.
         identity: Its person.
         camera: Its camera; empty where unknown.
         modality: "visible", "infrared" or "unknown".
         hue: Colour of its identity; several identities share one.
+        path: SVG path of its mark, whose shape tells the modality too.
     """
 
-    x: float
-    y: float
     identity: int
     camera: str
     modality: str
     hue: int
+    path: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DrawnMap:
         note: How rows were chosen.
         points: Those with finite places.
         identities: Ascending, with how many points each modality has.
-        modalities: Those that occur, with their points.
+        modalities: Those that occur, with their points and a mark for the legend.
         ids: The identities.
         width: Pixels; height alike.
         height: See width.
@@ -54,11 +54,21 @@ class DrawnMap:
     note: str
     points: tuple[Point, ...]
     identities: tuple[tuple[int, dict[str, int]], ...]
-    modalities: dict[str, int]
+    modalities: dict[str, tuple[int, str]]
     ids: frozenset[int]
     width: int
     height: int
     left_out: int
+
+
+def mark(modality: str, x: float, y: float, size: float) -> str:
+    """SVG path: a circle for visible, a triangle for infrared, a square for unknown."""
+    if modality == "visible":
+        turn = f"a{size} {size} 0 1 0"
+        return f"M{x - size:.1f} {y:.1f}{turn} {2 * size} 0{turn} {-2 * size} 0"
+    if modality == "infrared":
+        return f"M{x:.1f} {y - 1.2 * size:.1f}l{1.2 * size:.1f} {2.1 * size:.1f}h{-2.4 * size:.1f}z"
+    return f"M{x - size:.1f} {y - size:.1f}h{2 * size}v{2 * size}h{-2 * size}z"
 
 
 def drawn_map(content: FeatureMap) -> DrawnMap:
@@ -70,6 +80,7 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
     extent = (kept.max(axis=0) if len(kept) else np.ones(2)) - low
     scale = (SIZE - 2 * MARGIN) / max(float(extent[0]), 1.25 * float(extent[1]), 1e-12)
     height = round(max(float(extent[1]) * scale, SIZE / 4) + 2 * MARGIN)
+    size = next(size for most, size in SIZES if len(kept) <= most)
     # Centred, with y upwards.
     middle = low + extent / 2
     places = (kept - middle) * scale * (1, -1) + (SIZE / 2, height / 2)
@@ -80,8 +91,8 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
     hues = {identity: rank % HUES for rank, identity in enumerate(sorted(set(ids)))}
     drawn = tuple(
         Point(
-            round(float(x), 1), round(float(y), 1), identity, str(camera) if camera >= 0 else "",
-            NAMES.get(kind, UNKNOWN), hues[identity],
+            identity, str(camera) if camera >= 0 else "", NAMES.get(kind, UNKNOWN),
+            hues[identity], mark(NAMES.get(kind, UNKNOWN), float(x), float(y), size),
         )
         for (x, y), identity, camera, kind in zip(places, ids, cameras, kinds, strict=True)
     )  # fmt: skip
@@ -89,7 +100,11 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
     for point in drawn:
         counts[point.identity][point.modality] += 1
     total = Counter(point.modality for point in drawn)
-    modalities = {name: total[name] for name in (*NAMES.values(), UNKNOWN) if total[name]}
+    modalities = {
+        name: (total[name], mark(name, 14, 6, 4.5))
+        for name in (*NAMES.values(), UNKNOWN)
+        if total[name]
+    }
     identities = tuple((identity, dict(counts[identity])) for identity in hues)
     return DrawnMap(
         content.method, content.note, drawn, identities, modalities,

@@ -130,7 +130,7 @@ def render_page(report: Report) -> str:
         rows=tuple(rows.values()),
         metrics=METRIC_NAMES,
         tiles=_tiles(report.results),
-        headline=_headline(report.results),
+        headline=rows.get(_headline(report.results)),
         curves=_curves(report, labels),
         histograms=tuple(
             histogram_chart(each, _metric(report.results)) for each in report.histograms
@@ -174,16 +174,16 @@ def _trial_chart(label: str, trials: tuple[Mapping[str, float], ...]) -> Chart |
     )  # fmt: skip
 
 
-def _headline(results: Mapping[str, EvaluationResult]) -> EvaluationResult | None:
-    """The result that the page opens with: the first one without re-ranking."""
-    plain = (result for result in results.values() if result.rerank is None)
-    return next(plain, next(iter(results.values()), None))
+def _headline(results: Mapping[str, EvaluationResult]) -> str:
+    """Name of the result that the page opens with: the first one without re-ranking."""
+    plain = (name for name, result in results.items() if result.rerank is None)
+    return next(plain, next(iter(results), ""))
 
 
 def _tiles(results: Mapping[str, EvaluationResult]) -> tuple[Tile, ...]:
-    first = _headline(results)
-    if first is None:
+    if not results:
         return ()
+    first = results[_headline(results)]
     same = (
         each for each in results.values() if each.rerank is not None and each is not first
         and (each.protocol, each.mode, each.shots) == (first.protocol, first.mode, first.shots)
@@ -220,8 +220,9 @@ def _curves(report: Report, labels: Mapping[str, str]) -> tuple[Chart, ...]:
     if report.precision_recall:
         charts.append(line_chart(
             "Precision and recall",
-            "Mean over queries: of the matches down to where so many right ones are found, how "
-            "many are right.", _in_percent(report.precision_recall, labels, both=True),
+            "Of a list down to where so many of the right items are found: how much of it is "
+            "right. Mean over the queries.",
+            _in_percent(report.precision_recall, labels, both=True),
             x_title="recall in %", y_title="precision in %", digits=4,
             table_at=[100 * recall for recall in RECALLS],
             x_range=(0.0, 100.0), y_range=(0.0, 100.0),

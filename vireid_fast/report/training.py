@@ -43,7 +43,7 @@ def _stage(name: str, curves: list[TrainingCurve]) -> Stage:
         lines = [_curve(c, c.name.removeprefix(VALIDATION), 100.0) for c in validation]
         main.append(_chart("Validation", "On identities that are held out.", lines, "in %"))
     rest = [c for c in curves if c.name != LOSS and c not in validation]
-    terms = [_chart(c.name, "", [_curve(c)], c.name) for c in rest]
+    terms = [_chart(c.name, "", [_curve(c)], "value") for c in rest]
     return Stage(name, tuple(main), tuple(terms))
 
 

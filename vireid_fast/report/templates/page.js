@@ -118,7 +118,7 @@
         }
       });
       svg.classList.toggle("highlighting", wanted !== "");
-      svg.classList.toggle("by-identity", form.elements.colour.value === "identity");
+      figure.classList.toggle("by-identity", form.elements.colour.value === "identity");
       // The chosen ones are drawn last, so above the others.
       if (wanted !== "") points.filter((p) => p.classList.contains("chosen")).forEach((p) => p.parentNode.append(p));
       const words = Object.entries(counts).map(([name, count]) => `${count} ${name}`).join(", ");
