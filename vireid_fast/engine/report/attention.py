@@ -4,7 +4,7 @@ The weights come from the modules' own parameters and inputs; multiplied with th
 what the modules give (tested). For pictures of a few images only: memory is that of all weights.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ def recorded(modules: Sequence[nn.Module]) -> Iterator[list[Calls]]:
     """Within it, the calls of some modules are written down; they work as before."""
     calls = [Calls() for _ in modules]
 
-    def hook(own: Calls):
+    def hook(own: Calls) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def note(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
             own.inputs.append(given)
             own.outputs.append(made)

@@ -44,8 +44,8 @@ def feature_map(
     place, words = (_pca if method == "pca" else _tsne)(values.numpy())
     unknown = torch.full_like(features.person_ids, -1)
     modality = unknown if features.modality is None else features.modality
-    columns = (features.person_ids, modality, features.camera_ids)
-    return FeatureMap(words, place, *(column.numpy() for column in columns), note)
+    people, cameras = features.person_ids.numpy(), features.camera_ids.numpy()
+    return FeatureMap(words, place, people, modality.numpy(), cameras, note)
 
 
 def _thinned(features: FeatureSet, points: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.table import INFRARED, VISIBLE
 from vireid_fast.engine.data_setup import Table, read_table
 from vireid_fast.engine.extraction import Extraction
-from vireid_fast.engine.method_setup import load_method, processing_words
+from vireid_fast.engine.method_setup import load_described, processing_words
 from vireid_fast.engine.methods import Method
 from vireid_fast.engine.report.facts import json_object, run_facts
 from vireid_fast.engine.report.feature_map import METHODS as MAPS
@@ -18,6 +18,7 @@ from vireid_fast.engine.report.method_pictures import Pair, method_pictures
 from vireid_fast.engine.report.ranked import Partners, main_result
 from vireid_fast.engine.report.sections import sections
 from vireid_fast.engine.report.shelf import table_shelf
+from vireid_fast.engine.report.stored import stored_extraction
 from vireid_fast.engine.report.training import training_curves
 from vireid_fast.engine.run_evaluation import (
     evaluate_features,
@@ -66,7 +67,9 @@ def report_of_run(
         config = replace(config, data=replace(config.data, skip_bad_images=True))
     table = read_table(config)
     require_evaluation(config, table)
-    method = load_method(run)
+    method, card = load_described(run)
+    if features is None:
+        features = stored_extraction(run, table, card.digest)
     if features is None:
         features = extract(config, table, method, "test")
     notes: list[str] = []

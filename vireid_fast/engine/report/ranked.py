@@ -1,6 +1,7 @@
 """Ranked lists of the best, median and worst queries."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,8 @@ def ranked_queries(
     first = {name: ranks[name].first().numpy() for name in names}
     people = judged.query.person_ids[trial.query].numpy()
     chosen = choose_queries(precision[main], people, count)
-    lists, nearest = {}, []
+    lists: dict[str, Any] = {}
+    nearest: list[Any] = []
     for name in names:
         lists[name], right = _lists(judged, results[name], trial, chosen, shelves[1])
         nearest = nearest or right
