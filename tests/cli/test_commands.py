@@ -14,7 +14,8 @@ from vireid_fast.config import load_config
 from vireid_fast.data.feature_files import read_features, read_metadata
 from vireid_fast.retrieval.rerank import rerank
 
-COMMANDS = ("pretrain", "train", "extract", "eval", "rerank", "synth", "check-data", "info", "demo")
+COMMANDS = ("pretrain", "train", "extract", "eval", "rerank", "report", "synth", "check-data",
+            "info", "demo")  # fmt: skip
 KEYS = {
     "protocol", "mode", "shots", "R1", "R5", "R10", "R20", "mAP", "mINP", "std", "valid_queries",
     "gallery_size", "per_trial",
