@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,15 @@ from vireid_fast.engine.checkpoint import (
     require_intact,
 )
 from vireid_fast.engine.data_setup import frame_sampling
+from vireid_fast.engine.imports import FORMATS
 from vireid_fast.engine.method_setup import card_of, require_device, restore_method
 from vireid_fast.engine.model_card import ModelCard, card_from_json
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.training_data import FrameSampling
 
-NETWORK_BUILDERS: dict[str, Callable[[ModelCard], nn.Module]] = {}
+NETWORK_BUILDERS: dict[str, Callable[[ModelCard], nn.Module]] = {
+    name: kind.build for name, kind in FORMATS.items()
+}
 """Builders of imported networks by method name: a card -> the module with random weights, which has
 `test_features(images, modality)` and `feature_width`."""
 
@@ -130,7 +134,7 @@ def _open_model(folder: Path, device: str) -> FeatureNetwork:
         "Update vireid_fast.", CheckpointError,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        module = NETWORK_BUILDERS[card.method](card)
+        module: Any = NETWORK_BUILDERS[card.method](card)
     load_into(module, checkpoint.model, str(folder))
     require_intact(checkpoint.card, folder / CARD_FILE)
     _require_equal(card, "feature_width", card.feature_width, module.feature_width, folder)
