@@ -5,6 +5,7 @@ Form: `<what>: <argument> must <requirement>, got <value>. <what to do>`
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,7 +134,7 @@ def require_number(what: str, argument: str, value: object) -> None:
         require(False, what, argument, "be a number", repr(value), error=TypeError)
 
 
-def positive_int(what: str, argument: str, value: object) -> int:
+def positive_int(what: str, argument: str, value: Any) -> int:
     """`value` as an int of at least 1; anything with `__index__` is taken.
 
     Raises:

@@ -19,7 +19,7 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, own_folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it becomes `path` in one step.
 
     The file and then its folder are flushed to disk, so a reader finds either the old content or
@@ -30,9 +30,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: File to create or replace.
+        own_folder: Yield a path in a hidden folder of its own, for writers that make files beside
+            the one that they are told to write, as safetensors does.
 
     Yields:
-        Path of an empty new file, to be written by the caller.
+        Path of a new file, to be written by the caller; empty, or absent in its own folder. The
+        result has the permissions that the umask allows, whatever the writer gave it.
 
     Raises:
         WriteError: The folder or the file cannot be written: no space, no permission, ...
@@ -43,11 +46,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(
             f"atomic_write: path must be a file, got the folder {target}. Give a file name."
         )
-    with _temporary(target, folder=False) as temporary:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, target)
+    with _temporary(target, folder=own_folder) as temporary:
+        # Of a folder the bits that let one look into it are left out.
+        permissions = temporary.stat().st_mode & 0o666
+        file = temporary / target.name if own_folder else temporary
+        yield file
+        if file.stat().st_mode & 0o777 != permissions:
+            os.chmod(file, permissions)
+        flush(file)
+        os.replace(file, target)
         flush_folder(target.parent)
+        if own_folder:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -161,7 +171,7 @@ def _temporary(target: Path, *, folder: bool) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             _remove(temporary)
-        if _is_about(error, temporary, target):
+        if isinstance(error, OSError) and _is_about(error, temporary, target):
             raise WriteError(error.errno, error.strerror, str(target)) from error
         raise
     finally:
@@ -178,9 +188,9 @@ def _make_parents(target: Path) -> None:
         ) from error
 
 
-def _is_about(error: BaseException, temporary: Path, target: Path) -> bool:
+def _is_about(error: OSError, temporary: Path, target: Path) -> bool:
     """Whether the error is the refusal of a write here; such a one may not say which file."""
-    if not isinstance(error, OSError) or isinstance(error, WriteError) or error.errno is None:
+    if isinstance(error, WriteError) or error.errno is None:
         return False
     if error.filename is None:
         return True

@@ -21,7 +21,7 @@ from vireid_fast._checks import WriteError, sentence
 try:
     import fcntl
 except ImportError:  # Windows has no flock: there nothing is locked, as `exclusive` warns.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)

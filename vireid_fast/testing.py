@@ -155,7 +155,7 @@ class AttentionInputs(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor
-    index: AttentionIndex
+    index: AttentionIndex  # type: ignore[assignment]  # a field, above the method of tuples
 
 
 def make_attention_inputs(
@@ -179,15 +179,15 @@ def make_attention_inputs(
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = (index.num_queries, index.num_keys, index.num_keys)
-    parts = [
+    query, key, value = (
         torch.randn(size, heads, width, generator=generator, dtype=torch.float64).to(
             device=index.device, dtype=dtype
         )
         for size in sizes
-    ]
+    )
     if packed:
-        parts = torch.stack(parts, 1).unbind(1)
-    return AttentionInputs(*parts, index)
+        query, key, value = torch.stack((query, key, value), 1).unbind(1)
+    return AttentionInputs(query, key, value, index)
 
 
 def grouped_rows(

@@ -44,7 +44,7 @@ DEPENDENCIES = {
     "hypothesis": ("MPL-2.0", "tests with drawn inputs"),
     "ruff": ("MIT", "style"),
     "selenium": ("Apache-2.0", "tests of the pages in a browser"),
-    "h5py": ("BSD-3-Clause", "tests: MATLAB 7.3 files"),
+    "h5py": ("BSD-3-Clause", "feature files in HDF5"),
     "transformers": ("Apache-2.0", "tests: Hugging Face's CLIP as the reference"),
     "mypy": ("MIT", "type hints"),
     "types-pyyaml": ("Apache-2.0", "type hints of PyYAML"),

@@ -107,7 +107,7 @@ def evaluate(
         own = opened[0].config().evaluation
         protocol, mode, shots = override_settings(own, protocol, mode, shots)
         features, _ = extract_run(opened[0], skip_bad=skip_bad_images)
-    settings = {
+    settings: dict[str, Any] = {
         "protocol": protocol or EvaluationConfig().protocol, "mode": mode, "shots": shots,
         "permutations": permutations, "metric": metric, "rerank": parameters,
     }  # fmt: skip

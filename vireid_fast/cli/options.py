@@ -91,7 +91,8 @@ def once_per_machine() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
-        error.shown_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
+        # By this the command line knows not to repeat it.
+        setattr(error, "shown_elsewhere", os.environ.get("LOCAL_RANK", "0") != "0")  # noqa: B010
         raise
 
 

@@ -1,7 +1,7 @@
 """The command `vireid report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def report(
     from vireid_fast.engine.pages import write_features_page, write_run_page
     from vireid_fast.engine.run_folder import RunFolder
 
-    shown = {"map_method": map_method, "queries": queries, "out": out}
+    shown: dict[str, Any] = {"map_method": map_method, "queries": queries, "out": out}
     rules = {"--protocol": protocol, "--mode": mode, "--shots": shots, "--metric": metric,
              "--permutations": permutations, "--rerank": rerank}  # fmt: skip
     if run is not None:

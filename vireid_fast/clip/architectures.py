@@ -142,6 +142,7 @@ def _validate(name: str, sizes: Architecture) -> None:
         isinstance(sizes.image_size, tuple) and len(sizes.image_size) == 2,
         "build_clip", "image_size", "be (height, width)", sizes.image_size,
     )  # fmt: skip
+    foreign: dict[str, tuple[object, object]]
     if sizes.family == "vit":
         foreign = {
             "layer4_stride": (sizes.layer4_stride, 2),
@@ -153,6 +154,6 @@ def _validate(name: str, sizes: Architecture) -> None:
         foreign = {"patch_size": (sizes.patch_size, None)}
         layers_fit = isinstance(sizes.visual_layers, tuple) and len(sizes.visual_layers) == 4
         layers_want = "be four positive numbers"
-    for field, (value, default) in foreign.items():
-        require(value == default, "build_clip", field, f"stay {default!r} for {name}", repr(value))
+    for field, (given, default) in foreign.items():
+        require(given == default, "build_clip", field, f"stay {default!r} for {name}", repr(given))
     require(layers_fit, "build_clip", "visual_layers", layers_want, sizes.visual_layers)

@@ -32,6 +32,7 @@ class CLIP(nn.Module):
         super().__init__()
         self.architecture = sizes
         self.visual = _build_visual(sizes)
+        assert sizes.vocabulary_size is not None  # `architecture` asks for it
         self.text = TextTower(
             vocabulary_size=sizes.vocabulary_size, context_length=sizes.context_length,
             width=sizes.text_width, layers=sizes.text_layers, heads=sizes.text_heads,
@@ -49,14 +50,17 @@ class CLIP(nn.Module):
 
 
 def _build_visual(sizes: Architecture) -> ResNetVisual | ViTVisual:
+    layers: Any = sizes.visual_layers
+    assert sizes.visual_heads is not None  # `architecture` fills it in
     if sizes.family == "vit":
+        assert sizes.patch_size is not None
         return ViTVisual(
             image_size=sizes.image_size, patch_size=sizes.patch_size, width=sizes.visual_width,
-            layers=sizes.visual_layers, heads=sizes.visual_heads,
+            layers=layers, heads=sizes.visual_heads,
             projected_width=sizes.joint_width, activation=sizes.activation,
         )  # fmt: skip
     return ResNetVisual(
-        image_size=sizes.image_size, width=sizes.visual_width, layers=sizes.visual_layers,
+        image_size=sizes.image_size, width=sizes.visual_width, layers=layers,
         heads=sizes.visual_heads, projected_width=sizes.joint_width,
         layer4_stride=sizes.layer4_stride, stem_relu=sizes.stem_relu,
     )  # fmt: skip

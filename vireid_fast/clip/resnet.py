@@ -95,6 +95,11 @@ class ResNetTrunk(nn.Module):
         layer4_stride: 2 as in CLIP, or 1 for twice as fine a map.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         *,
@@ -119,7 +124,7 @@ class ResNetTrunk(nn.Module):
             blocks = [Bottleneck(width_in, planes, stride)]
             width_in = planes * EXPANSION
             blocks += [Bottleneck(width_in, planes) for _ in range(layers[index] - 1)]
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            setattr(self, f"layer{index + 1}", nn.Sequential(*blocks))
         require(
             heads > 0 and width_in % heads == 0,
             "ResNetTrunk", "visual_heads", f"divide the feature width {width_in}", heads,

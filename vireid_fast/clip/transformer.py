@@ -1,6 +1,7 @@
 """Pre-norm transformer of CLIP's image and text towers, with OpenAI's parameter names."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -126,4 +127,4 @@ class Transformer(nn.Module):
         *earlier, last = self.resblocks
         for block in earlier:
             x = block(x)
-        return last.forward_first(x)
+        return cast(Block, last).forward_first(x)

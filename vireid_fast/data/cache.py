@@ -98,7 +98,7 @@ def _digests(table: ImageTable, rows: np.ndarray, size: tuple[int, int]) -> tupl
     """Name of the selection, and a digest that also covers the files' state."""
     paths = [table.paths[row] for row in rows]
     selection = json.dumps([str(table.root.resolve()), size, paths])
-    state = []
+    state: list[tuple[int, int] | None] = []
     for row in rows:
         try:
             stat = table.file(row).stat()
@@ -147,10 +147,10 @@ def _build_alone(
         if cached is None:
             _build(table, rows, size, data, digest, skip_bad, progress)
             cached = _open_existing(data, digest, rows, size)
-        require(
-            cached is not None, "open_cache", "the new cache", f"be readable at {data}", "none",
-            "Another program changed it; run again.", RuntimeError,
-        )  # fmt: skip
+        if cached is None:
+            raise RuntimeError(sentence(
+                "open_cache", "the new cache", f"be readable at {data}", "none",
+                "Another program changed it; run again."))  # fmt: skip
         return cached
 
 

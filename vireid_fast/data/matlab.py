@@ -134,7 +134,7 @@ def _value(matrix: _Matrix, order: str, depth: int) -> Any:
     return numbers.reshape(matrix.shape, order="F")
 
 
-def _numbers(kind: int, data: memoryview, order: str) -> np.ndarray:
+def _numbers(kind: int, data: memoryview, order: Any) -> np.ndarray:
     if kind not in _NUMBERS:
         raise ValueError(f"an element of type {kind} where numbers should be")
     dtype = np.dtype(_NUMBERS[kind]).newbyteorder(order)

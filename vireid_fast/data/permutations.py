@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vireid_fast._checks import require
+from vireid_fast._checks import require, sentence
 from vireid_fast.data.matlab import read_variables
 
 _KEY = "rand_perm_cam"
@@ -39,7 +39,8 @@ def read_permutations(path: str | os.PathLike[str]) -> dict[tuple[int, int], np.
             f"{what} must be a complete MATLAB 5 file, got {error}. Download it again."
         ) from error
     cameras = content.get(_KEY)
-    require(isinstance(cameras, list), what, "file", f"hold the cell {_KEY!r}", sorted(content))
+    if not isinstance(cameras, list):
+        raise ValueError(sentence(what, "file", f"hold the cell {_KEY!r}", sorted(content)))
     permutations = {}
     for camera, identities in enumerate(cameras, start=1):
         identities = identities if isinstance(identities, list) else [identities]

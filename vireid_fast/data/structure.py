@@ -1,8 +1,8 @@
 """How many identities, images or tracklets a data set has, and how two such counts differ."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,18 +75,18 @@ def count_structure(table: ImageTable | TrackletTable) -> Structure:
         split: {word: table.rows(split, modality=m) for m, word in enumerate(MODALITY_NAMES)}
         for split in table.splits
     }
-    is_video = isinstance(table, TrackletTable)
+    frames = table.length if isinstance(table, TrackletTable) else None
     return Structure(
         identities={split: len(ids) for split, ids in table.splits.items()},
         rows=_each(chosen, len),
-        unit="tracklets" if is_video else "images",
-        frames=_each(chosen, lambda rows: int(table.length[rows].sum())) if is_video else None,
+        unit="images" if frames is None else "tracklets",
+        frames=None if frames is None else _each(chosen, lambda rows: int(frames[rows].sum())),
         cameras=_each(chosen, lambda rows: _count_cameras(table, rows)),
         total={
             word: int(np.count_nonzero(table.modality == m))
             for m, word in enumerate(MODALITY_NAMES)
         },
-        total_frames=int(table.length.sum()) if is_video else None,
+        total_frames=None if frames is None else int(frames.sum()),
         sizes={} if table.roles is None else _count_roles(table),
     )
 
@@ -103,7 +103,9 @@ def count_long(table: TrackletTable, frames: int) -> dict[str, int]:
     return {f"{name}, {size}": count for name, count in counts.items()}
 
 
-def _each(chosen: dict, count) -> dict:
+def _each(
+    chosen: Mapping[str, Mapping[str, np.ndarray]], count: Callable[[np.ndarray], Any]
+) -> dict[str, dict[str, Any]]:
     return {
         split: {word: count(rows) for word, rows in words.items()}
         for split, words in chosen.items()
@@ -140,7 +142,7 @@ def sysu_sizes(structure: Structure) -> dict[str, int]:
     Args:
         structure: Of a set with SYSU-MM01's cameras, with its `cameras` counted.
     """
-    visible = structure.cameras["test"]["visible"]
+    visible = (structure.cameras or {})["test"]["visible"]
     indoor = sum(visible[camera].identities for camera in (1, 2) if camera in visible)
     return {
         "test queries": structure.num_rows("test", "infrared"),
@@ -173,8 +175,8 @@ def _comparisons(counted: Structure, published: Structure) -> Iterator[tuple[str
         for word, want in words.items():
             have = counted.num_frames(part, word)
             yield f"{part}: {have:,} {word} frames", have, want
-    for split, words in (published.cameras or {}).items():
-        for word, theirs in words.items():
+    for split, cameras in (published.cameras or {}).items():
+        for word, theirs in cameras.items():
             ours = (counted.cameras or {}).get(split, {}).get(word, {})
             yield from _compare_cameras(f"{split}: camera", word, unit, ours, theirs)
     for word, want in (published.total or {}).items():

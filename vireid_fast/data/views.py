@@ -59,7 +59,7 @@ class Augmentation:
         """The normalisation of float images (B, 3, H, W)."""
         return Normalize(self.mean, self.std)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         what = "Augmentation"
         require(self.pad >= 0, what, "pad", "be at least 0", self.pad)
         for name in ("flip", "erase", "grey_probability", "invert"):

@@ -55,10 +55,10 @@ class _LazyStates:
         return _complete(self).__reduce_ex__(protocol)
 
     # Values are tensors, so that outputs have no hash to begin with.
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _complete(output: _LazyStates) -> Any:
+def _complete(output: Any) -> Any:
     """Compute the token states if that is still to be done, and give the plain output's view."""
     states = output.__dict__.pop(_PENDING, None)
     if states is not None:

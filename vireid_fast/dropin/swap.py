@@ -3,7 +3,7 @@
 import copyreg
 import types
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -27,8 +27,8 @@ class FastModule:
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # A class made at run time has no name by which pickle could find it.
-        made, arguments, *rest = super().__reduce_ex__(protocol)
-        if made is not copyreg.__newobj__ or arguments != (type(self),):
+        made, arguments, *rest = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
+        if made is not copyreg.__newobj__ or arguments != (type(self),):  # type: ignore[attr-defined]
             return made, arguments, *rest
         cls = type(self)
         return _new_module, (cls._vireid_original, cls.__mro__[1]), *rest
@@ -40,7 +40,7 @@ def swap(module: nn.Module, fast: type[FastModule], state: Any) -> None:
     Raises:
         TypeError: The class does not allow it, for instance because of `__slots__`.
     """
-    module.__class__ = _fast_class(type(module), fast)
+    module.__class__ = _fast_class(type(module), fast)  # type: ignore[arg-type]
     module.__dict__[_STATE] = state
 
 
@@ -48,13 +48,13 @@ def restore(module: nn.Module) -> bool:
     """Give the module its own class back; tell whether it had been swapped."""
     if not isinstance(module, FastModule):
         return False
-    module.__class__ = module._vireid_original
+    module.__class__ = module._vireid_original  # type: ignore[assignment]
     del module.__dict__[_STATE]
     return True
 
 
 @cache
-def _fast_class(original: type[nn.Module], fast: type[FastModule]) -> type[nn.Module]:
+def _fast_class(original: Any, fast: Any) -> type[nn.Module]:
     names = {
         "_vireid_original": original, "__module__": original.__module__,
         "__qualname__": original.__qualname__, "__doc__": original.__doc__,
@@ -63,5 +63,5 @@ def _fast_class(original: type[nn.Module], fast: type[FastModule]) -> type[nn.Mo
 
 
 def _new_module(original: type[nn.Module], fast: type[FastModule]) -> nn.Module:
-    cls = _fast_class(original, fast)
+    cls = _fast_class(original, fast)  # type: ignore[arg-type]  # classes are hashable
     return cls.__new__(cls)

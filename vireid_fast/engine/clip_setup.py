@@ -82,7 +82,9 @@ def build_backbone(config: ClipConfig, size: tuple[int, int], *, load: bool = Tr
     if ARCHITECTURES[config.architecture].family == "resnet":
         overrides |= {"layer4_stride": config.layer4_stride, "stem_relu": config.stem_relu}
     # Convolutions follow their weights' layout; channels last is the faster one.
-    clip = build_clip(config.architecture, **overrides).to(memory_format=torch.channels_last)
+    clip = build_clip(config.architecture, **overrides).to(
+        memory_format=torch.channels_last  # type: ignore[call-overload]  # absent in its stub
+    )
     if load and config.weights:
         _load(clip, config)
     return Backbone(clip, vocabulary)

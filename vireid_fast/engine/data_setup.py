@@ -53,9 +53,12 @@ def read_table(config: Config) -> Table:
         require(len(table) > 0, "config", "video.min_frames",
                 f"be at most {longest}, the frames of the longest tracklet",
                 config.video.min_frames, error=ConfigError)  # fmt: skip
-    if data.validation_share:
-        table = hold_out(table, data.validation_share, seed=config.seed)
-    return table
+    if not data.validation_share:
+        return table
+    # One call for each kind of table, whose kind it keeps.
+    if isinstance(table, TrackletTable):
+        return hold_out(table, data.validation_share, seed=config.seed)
+    return hold_out(table, data.validation_share, seed=config.seed)
 
 
 def require_kind(config: Config, table: Table, *, video: bool) -> None:

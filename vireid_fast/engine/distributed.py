@@ -175,8 +175,8 @@ class World:
         if self.size == 1:
             return
         parameters = list(parameters)
-        present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-        present = all_reduce_sum(present).tolist()
+        given = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        present: list[int] = all_reduce_sum(given).tolist()
         waiting: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for parameter, processes in zip(parameters, present, strict=True):
             if not processes:
@@ -206,7 +206,7 @@ class World:
             return value
         key = self._key("object")
         if self.is_main:
-            self._store.set(key, pickle.dumps(value))
+            self._shared.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # bytes will do
             return value
         return self._read(key)
 
@@ -215,7 +215,8 @@ class World:
         if self.size == 1:
             return [value]
         key = self._key("objects")
-        self._store.set(f"{key}/{self.rank}", pickle.dumps(value))
+        own = pickle.dumps(value)
+        self._shared.set(f"{key}/{self.rank}", own)  # type: ignore[arg-type]  # bytes will do
         return [self._read(f"{key}/{rank}") for rank in range(self.size)]
 
     def barrier(self) -> None:
@@ -223,8 +224,8 @@ class World:
         if self.size == 1:
             return
         key = self._key("barrier")
-        if self._store.add(key, 1) == self.size:
-            self._store.set(f"{key}/open", "")
+        if self._shared.add(key, 1) == self.size:
+            self._shared.set(f"{key}/open", "")
         self._wait(f"{key}/open")
 
     def close(self) -> None:
@@ -257,7 +258,7 @@ class World:
 
     def _abandon(self, error: BaseException) -> None:
         """Leave without the others, who shall know why; name who failed before this process."""
-        store, self._store = self._store, None
+        store, self._store = self._shared, None
         if not isinstance(error, CollectiveError):
             report_failure(store, self.rank, error)
         if self.device == "cpu":
@@ -266,13 +267,19 @@ class World:
         if isinstance(error, CollectiveError):
             raise explain(store, self.rank, self.size, error) from error
 
+    @property
+    def _shared(self) -> dist.Store:
+        """The store, of which there is one where there are several processes."""
+        assert self._store is not None
+        return self._store
+
     def _key(self, kind: str) -> str:
         self._calls += 1
         return f"{self._calls}/{kind}"
 
     def _read(self, key: str) -> Any:
         self._wait(key)
-        return pickle.loads(self._store.get(key))
+        return pickle.loads(self._shared.get(key))
 
     def _wait(self, key: str) -> None:
         """Wait for a key, without limit while no process has failed.
@@ -281,9 +288,9 @@ class World:
         """
         pause = 0.001
         try:
-            while not self._store.check([key]):
-                if self._store.check([FAILED]):
-                    raise left_alone(self._store.get(FAILED).decode())
+            while not self._shared.check([key]):
+                if self._shared.check([FAILED]):
+                    raise left_alone(self._shared.get(FAILED).decode())
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
         except dist.DistError as error:

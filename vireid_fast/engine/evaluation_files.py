@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from vireid_fast.config import EvaluationConfig
 from vireid_fast.data.feature_files import (
     PROCESSING_PREFIX,
     SPLIT_NOTE,
+    UNKNOWN_PERSON,
     read_features,
     read_metadata,
 )
@@ -22,16 +24,36 @@ from vireid_fast.engine.distributed import World
 from vireid_fast.engine.progress import Advance, progress_bar
 from vireid_fast.retrieval.evaluation import EvaluationResult, evaluate_pair, evaluate_settings
 from vireid_fast.retrieval.feature_set import FeatureSet, feature_set_from_arrays
+from vireid_fast.retrieval.protocol import Metric
 from vireid_fast.retrieval.protocols import default_modes, protocol_modes
 from vireid_fast.retrieval.rerank import rerank, rerank_top_k
 
 EACH = "each"
 """As a mode: every mode of the protocol."""
 
+COMPARED = ("method", "checkpoint", "normalisation", SPLIT_NOTE)
+"""Notes that, beside the processing, two files to be compared must have in common, where both have
+them: features of two models have nothing to do with each other."""
+
 
 def read_feature_set(path: Path) -> FeatureSet:
     """A feature file as a checked feature set."""
     return feature_set_from_arrays(read_features(path), str(path))
+
+
+def read_identified(path: Path) -> FeatureSet:
+    """A feature file to evaluate: somebody in it is known.
+
+    Raises:
+        ValueError: It holds nobody who is known, as features of a folder of images do.
+    """
+    features = read_feature_set(path)
+    require(
+        not len(features) or bool((features.person_ids != UNKNOWN_PERSON).any()),
+        f"eval: {path}", "person_ids", "tell who is shown", f"{UNKNOWN_PERSON} in every row",
+        "Without identities nothing can be right or wrong; use vireid search.",
+    )  # fmt: skip
+    return features
 
 
 def processing_notes(processing: Mapping[str, str], split: int | None = None) -> dict[str, str]:
@@ -55,21 +77,24 @@ def read_processing(*paths: Path) -> tuple[dict[str, str], int | None]:
         ValueError: Two files contradict each other, or a split is no number.
     """
     stated: dict[str, str] = {}
+    first: dict[str, Path] = {}
     for path in paths:
         for name, words in read_metadata(path).items():
-            if name != SPLIT_NOTE and not name.startswith(PROCESSING_PREFIX):
+            if name not in COMPARED and not name.startswith(PROCESSING_PREFIX):
                 continue
             require(
                 stated.setdefault(name, words) == words, str(path), f"metadata {name!r}",
-                f"be {stated[name]!r} as in {paths[0]}", repr(words),
+                f"be {stated[name]!r} as in {first.get(name)}", repr(words),
                 "Compare features that were made alike.",
             )  # fmt: skip
-    split = stated.pop(SPLIT_NOTE, None)
+            first.setdefault(name, path)
+    split = stated.get(SPLIT_NOTE)
     require(
         split is None or split.isdecimal(), str(paths[0]), f"metadata {SPLIT_NOTE!r}",
         "be a whole number", repr(split),
     )  # fmt: skip
-    made = {name.removeprefix(PROCESSING_PREFIX): words for name, words in stated.items()}
+    made = {name.removeprefix(PROCESSING_PREFIX): words for name, words in stated.items()
+            if name.startswith(PROCESSING_PREFIX)}  # fmt: skip
     return made, None if split is None else int(split)
 
 
@@ -78,7 +103,7 @@ def override_settings(
     protocol: str | None,
     mode: str | None,
     shots: int | Sequence[int] | None,
-) -> tuple[str, str | None, int | Sequence[int] | None]:
+) -> tuple[str, str | None, Any]:
     """Protocol, mode and shots of a run where options do not say else.
 
     Under a protocol of another data set the run's mode and shots mean nothing: None.
@@ -113,7 +138,7 @@ def evaluate_files(
     mode: str | None,
     shots: int | Sequence[int] | None,
     permutations: Path | None,
-    metric: str | None,
+    metric: Metric | None,
     rerank: tuple[int, int, float] | None,
 ) -> dict[str, EvaluationResult]:
     """Evaluate a query and a gallery file, or take both from one file.
@@ -146,7 +171,7 @@ def evaluate_files(
     )  # fmt: skip
     name = "plain" if rerank is None else "reranked"
     with progress_bar("evaluating") as advance:
-        if pair:
+        if query is not None and gallery is not None:
             for option, value in (("--mode", mode), ("--shots", shots)):
                 require(
                     value is None, "eval", option, "be left out with --query and --gallery",
@@ -154,6 +179,7 @@ def evaluate_files(
                 )  # fmt: skip
             result = _evaluate_pair(query, gallery, protocol, metric, rerank, advance)
             return {name: result}
+        assert features is not None
         orders = None if permutations is None else read_permutations(permutations)
         processing, split = read_processing(features)
         numbers = (1,) if shots is None else shots if isinstance(shots, Sequence) else (shots,)
@@ -171,14 +197,14 @@ def evaluate_files(
 
 
 def _evaluate_pair(
-    query: Path, gallery: Path, protocol: str, metric: str | None,
+    query: Path, gallery: Path, protocol: str, metric: Metric | None,
     rerank: tuple[int, int, float] | None, progress: Advance,
 ) -> EvaluationResult:  # fmt: skip
     """Of two files; processes that torchrun started share the gallery."""
     with World.from_environment() as world:
         processing, split = read_processing(query, gallery)
         return evaluate_pair(
-            read_feature_set(query), read_feature_set(gallery), protocol, metric=metric,
+            read_identified(query), read_identified(gallery), protocol, metric=metric,
             rerank=rerank, processing=processing, split=split, progress=progress,
             shared=world.size > 1,
         )  # fmt: skip
@@ -213,21 +239,22 @@ def rerank_files(
     require_choice("rerank", "--metric", metric, ("euclidean", "cosine"))
     require(not out.is_dir(), "rerank", "--out", "be a file", f"the folder {out}")
     require(top_k is None or top_k > 0, "rerank", "--top-k", "be positive", top_k)
-    features = [read_feature_set(path).features for path in (query, gallery)]
-    widths = [f.shape[1] for f in features]
+    first, second = (read_feature_set(path).features for path in (query, gallery))
+    widths = [first.shape[1], second.shape[1]]
     require(
         widths[0] == widths[1], "rerank", f"{gallery}",
         f"have features of width {widths[0]} like {query}", widths[1],
         "Extract both with one model.",
     )  # fmt: skip
-    dtype = torch.promote_types(*(f.dtype for f in features))
-    features = [f.to(dtype) for f in features]
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    first, second = first.to(dtype), second.to(dtype)
     if metric == "cosine":
-        features = [F.normalize(f.float()) for f in features]
+        first, second = F.normalize(first.float()), F.normalize(second.float())
+    arrays: dict[str, Any]
     if top_k is None:
-        arrays = {"distances": rerank(*features, k1, k2, lambda_value).numpy()}
+        arrays = {"distances": rerank(first, second, k1, k2, lambda_value).numpy()}
     else:
-        nearest = rerank_top_k(*features, top_k, k1, k2, lambda_value)
+        nearest = rerank_top_k(first, second, top_k, k1, k2, lambda_value)
         arrays = {"distances": nearest.distances.numpy(), "indices": nearest.indices.numpy()}
     with atomic_write(out) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

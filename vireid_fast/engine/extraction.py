@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -144,9 +144,11 @@ def extract_features(
         ImageError: A damaged image, unless `skip_bad`.
         DatasetError: A tracklet is too short, where `sampling` refuses such.
     """
+    reader: Reader
     if sampling is None:
-        reader, block_rows = _ImageReader(table, size), batch_size
+        reader, block_rows = _ImageReader(cast(ImageTable, table), size), batch_size
     else:
+        table = cast(TrackletTable, table)
         sampling.require_length(table, rows)
         reader = _ClipReader(table, size, sampling)
         block_rows = max(1, batch_size // sampling.frames)
@@ -212,7 +214,7 @@ def _read(
 
 
 def _of_table(table: ImageTable | TrackletTable, encoded: EncodedRows) -> Extraction:
-    def column(values: np.ndarray | None) -> Tensor | None:
+    def column(values: np.ndarray | None) -> Any:
         return None if values is None else torch.from_numpy(values[encoded.rows])
 
     numbered = None if isinstance(table, TrackletTable) else table.image_indices

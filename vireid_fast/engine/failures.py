@@ -80,5 +80,5 @@ def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> 
 
 def mark(error: Error, *, shown_elsewhere: bool) -> Error:
     """Set `shown_elsewhere`, by which the command line knows not to repeat an error."""
-    error.shown_elsewhere = shown_elsewhere
+    setattr(error, "shown_elsewhere", shown_elsewhere)  # noqa: B010
     return error

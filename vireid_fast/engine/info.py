@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ def advice() -> list[str]:
     return lines
 
 
-def report() -> dict[str, object]:
+def report() -> dict[str, Any]:
     """Everything as plain values."""
     return {
         **environment(),

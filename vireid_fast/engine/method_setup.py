@@ -101,7 +101,7 @@ def read_start(config: Config, identities: int | None) -> tuple[Path, Checkpoint
     """The checkpoint that `start_from` names; `identities` None accepts any number."""
     folder, _ = follow(RunFolder.open(Path(config.start_from)).latest)
     checkpoint = load_checkpoint(folder)
-    found = checkpoint.card.get("num_identities") if identities is None else identities
+    found: Any = checkpoint.card.get("num_identities") if identities is None else identities
     wanted = facts(config, found)
     if checkpoint.card.get("method") in METHODS:
         # Methods share their image encoder, so the method alone may differ.
@@ -166,7 +166,7 @@ def restore_method(config: Config, checkpoint: Checkpoint, source: str) -> Metho
     Raises:
         CheckpointError: The checkpoint is of something else.
     """
-    identities = checkpoint.card.get("num_identities")
+    identities: Any = checkpoint.card.get("num_identities")
     require_facts(checkpoint.card, facts(config, identities), source)
     # A number that no tensor bears out would only cost memory before it is refused.
     if type(identities) is not int or not any(

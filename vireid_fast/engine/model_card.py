@@ -247,7 +247,7 @@ class _Reader:
 
     def within(self, name: str) -> "_Reader":
         """The values of an object in the card."""
-        inner = self.values.get(name)
+        inner: Any = self.values.get(name)
         self.ensure(isinstance(inner, dict), name, "be an object", _kind(inner))
         return _Reader(inner, self.file, f"{self._prefix}{name}.")
 
@@ -270,13 +270,13 @@ class _Reader:
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         """One of some words."""
-        value = self.values.get(name)
+        value: Any = self.values.get(name)
         self.ensure(value in choices, name, f"be one of {list(choices)}", _shown(value))
         return value
 
     def triple(self, name: str, *, positive: bool = False) -> tuple[float, float, float]:
         """Three finite numbers."""
-        value = self.values.get(name)
+        value: Any = self.values.get(name)
         fits = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
         fits = fits and (not positive or min(value) > 0)
         kind = "positive numbers" if positive else "finite numbers"
@@ -298,7 +298,7 @@ class _Reader:
         return dict(value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     if type(value) not in (int, float):
         return False
     return abs(value) < 1e30 and math.isfinite(value)

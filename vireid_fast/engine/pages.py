@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vireid_fast._checks import require
+from vireid_fast._checks import require, sentence
 from vireid_fast.engine.extraction import Extraction
 from vireid_fast.engine.report import report_of_features, report_of_run
 from vireid_fast.engine.run_folder import RunFolder
@@ -65,8 +65,10 @@ def write_features_page(
             written.
     """
     source = features or query
-    require(source is not None, "report", "source",
-            "be a run, or --features, or --query with --gallery", "none")  # fmt: skip
+    if source is None:
+        raise ValueError(sentence("report", "source",
+                                  "be a run, or --features, or --query with --gallery",
+                                  "none"))  # fmt: skip
     page = require_page(out or source.with_suffix(".html"))
     write_page(report_of_features(query, gallery, features, **options), page)
     return page

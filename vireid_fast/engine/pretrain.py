@@ -162,10 +162,11 @@ class PretrainStage:
         captioned, paired = features.split([len(views.images) for views in batch])
         labels = batch[1].labels
         identity = F.cross_entropy(self._model.neck(paired).logits, labels.repeat(2))
+        first, second = paired.chunk(2)
         terms = {
             "caption": own.caption_weight * self._caption_loss(captioned, batch[0].labels),
             "pair": own.pair_weight * cross_modal_contrast(
-                *paired.chunk(2), labels, labels, own.temperature
+                first, second, labels, labels, own.temperature
             ),
             "identity": own.identity_weight * identity,
         }  # fmt: skip

@@ -3,9 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from vireid_fast._files import atomic_write
+from vireid_fast.clip.model import CLIP
 from vireid_fast.clip.weights import openai_state_dict
 from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.datasets.sysu_mm01 import read_sysu_layout
@@ -78,6 +76,7 @@ def _pretrain_stage(
     captioned = open_training_images(
         table, "train+val+test", image_size(config), table.root / CACHE_FOLDER, skip_bad=False
     )
+    assert backbone.vocabulary is not None  # checked before anything is drawn
     captions = read_captions(table.root, captioned.identities, backbone.vocabulary)
     return PretrainStage(model, captioned, captions, paired, config)
 
@@ -93,11 +92,10 @@ def _synthetic_root(config: Config, path: Path) -> Path:
     return root
 
 
-def _write_weights(run: RunFolder, config: Config, clip: torch.nn.Module) -> Path:
+def _write_weights(run: RunFolder, config: Config, clip: CLIP) -> Path:
     weights = run.path / "weights.safetensors"
     tensors = {k: v.detach().cpu().contiguous() for k, v in openai_state_dict(clip).items()}
-    with atomic_write(weights) as temporary:
-        save_tensors(temporary, tensors)
+    save_tensors(weights, tensors)
     run.write_json(
         run.path / "weights.json",
         {"architecture": config.clip.architecture, "activation": clip.architecture.activation},

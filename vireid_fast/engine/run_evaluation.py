@@ -76,6 +76,7 @@ def validation(
 
     def validate() -> dict[str, float]:
         features = extract(config, table, method, "val").features
+        assert features.modality is not None
         features = replace(features, roles=(features.modality == INFRARED).long())
         mode = modes(config)[0]
         result = _evaluate(config, table, method, features, (mode,), rerank=False)[mode]

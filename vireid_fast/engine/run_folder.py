@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vireid_fast._checks import require
+from vireid_fast._checks import require, sentence
 from vireid_fast._extension import HAS_EXTENSION
 from vireid_fast._files import append_line, atomic_write
 from vireid_fast._locks import LOCK_FILE, exclusive
@@ -21,7 +21,9 @@ from vireid_fast.config import Config, ConfigError, load_config, presets
 
 # What a continuation may change: where it runs and reads, and results beside training. The other
 # evaluation keys choose the epoch; `evaluation.batch_size` also blocks stage-2 features.
-MAY_CHANGE = ("device", "threads", "data.root", "data.cache", "evaluation.rerank")
+MAY_CHANGE = (
+    "device", "threads", "data.root", "data.cache", "data.follow_links", "evaluation.rerank",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -154,10 +156,10 @@ def configuration_source(
         return f"{method}/{data}"
     if config is None and resumed is not None:
         return str(RunFolder.open(resumed).config_file)
-    require(
-        config is not None, "train", "--config", "be given, or --method with --data", "neither",
-        f"Presets: {presets()}",
-    )  # fmt: skip
+    if config is None:
+        raise ValueError(sentence(
+            "train", "--config", "be given, or --method with --data", "neither",
+            f"Presets: {presets()}"))  # fmt: skip
     return config
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import groupby
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,7 @@ def results_table(results: Mapping[str, EvaluationResult]) -> Group:
         results: Name of the row -> result; rows that share a table follow each other.
     """
     groups = groupby(results.items(), key=lambda item: _conditions(item[1]))
-    parts = []
+    parts: list[RenderableType] = []
     for conditions, rows in groups:
         shared = dict(rows)
         # Text is printed as it is: a bracket in the words of a feature file is no markup.

@@ -252,7 +252,7 @@ class Trainer:
 
 def _position(card: dict[str, Any], source: str, stages: int) -> Position:
     """How far the run of a checkpoint was; a card is a file, and may hold anything."""
-    read = card.get("position")
+    read: Any = card.get("position")
     counts = ("stage", "epoch", "lines")
     fits = (
         isinstance(read, dict)

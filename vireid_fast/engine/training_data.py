@@ -138,7 +138,9 @@ class TrainingTracklets:
             within = np.arange(ends[-1]) - np.repeat(ends - length, length)
             positions.append(np.repeat(first, length) + within)
             labels.append(np.repeat(label, length))
-        return TrainingImages(self.cache, self.identities, tuple(positions), tuple(labels))
+        return TrainingImages(
+            self.cache, self.identities, (positions[0], positions[1]), (labels[0], labels[1])
+        )
 
 
 def open_training_images(
@@ -162,10 +164,10 @@ def open_training_images(
         say(describe_skipped(cache.bad))
     labels, identities = relabel(table.person_ids[cache.rows])
     modality = table.modality[cache.rows]
-    positions = tuple(np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED))
+    visible, infrared = (np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED))
     return TrainingImages(
-        cache, identities, positions, tuple(labels[p] for p in positions)
-    )  # type: ignore[arg-type]
+        cache, identities, (visible, infrared), (labels[visible], labels[infrared])
+    )
 
 
 def open_training_tracklets(
@@ -207,9 +209,8 @@ def open_training_tracklets(
     alive = np.flatnonzero(kept)
     labels, identities = relabel(table.person_ids[rows[alive]])
     modality = table.modality[rows[alive]]
-    parts = [np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED)]
+    a, b = (np.flatnonzero(modality == m) for m in (VISIBLE, INFRARED))
     return TrainingTracklets(
-        cache, identities,
-        tuple(first[alive[part]] for part in parts), tuple(kept[alive[part]] for part in parts),
-        tuple(labels[part] for part in parts), sampling,
+        cache, identities, (first[alive[a]], first[alive[b]]), (kept[alive[a]], kept[alive[b]]),
+        (labels[a], labels[b]), sampling,
     )  # fmt: skip

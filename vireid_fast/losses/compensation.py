@@ -99,5 +99,5 @@ def _cosine_contrast(
     require(temperature > 0, what, "temperature", "be positive", temperature)
     require_shape(what, "labels", anchor_labels, (len(anchors),))
     require_shape(what, "labels", other_labels, (len(others),))
-    rows = [F.normalize(at_least_float32(x)) for x in (anchors, others)]
-    return supervised_contrast(*rows, anchor_labels, other_labels, temperature)
+    first, second = (F.normalize(at_least_float32(x)) for x in (anchors, others))
+    return supervised_contrast(first, second, anchor_labels, other_labels, temperature)

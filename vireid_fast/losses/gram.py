@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vireid_fast._checks import require, require_dtype, require_shape
+from vireid_fast._checks import require, require_dtype, require_shape, sentence
 from vireid_fast.losses.precision import common_precision
-from vireid_fast.ops import pairwise_distance
+from vireid_fast.ops.pairwise_distance import pairwise_distance
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Panels of rows in which the symmetric matrix is filled: five eighths of the products remain.
@@ -137,10 +138,10 @@ def euclidean_distances(first: Features, second: Features, *, normalized: bool =
     if shared is not None:
         gram, rows, columns = shared
         return gram.distances(rows, columns, normalized=normalized)
-    first, second = common_precision(first, second)
+    one, other = common_precision(cast(Tensor, first), cast(Tensor, second))
     if normalized:
-        first, second = F.normalize(first), F.normalize(second)
-    return pairwise_distance(first, second)
+        one, other = F.normalize(one), F.normalize(other)
+    return pairwise_distance(one, other)
 
 
 def cosine_similarities(first: Features, second: Features) -> Tensor:
@@ -149,32 +150,34 @@ def cosine_similarities(first: Features, second: Features) -> Tensor:
     if shared is not None:
         gram, rows, columns = shared
         return gram.cosines(rows, columns)
-    first, second = common_precision(first, second)
-    return F.normalize(first) @ F.normalize(second).T
+    one, other = common_precision(cast(Tensor, first), cast(Tensor, second))
+    return F.normalize(one) @ F.normalize(other).T
 
 
 def _shared_gram(first: Features, second: Features) -> tuple[FeatureGram, slice, slice] | None:
     """The gram of both and their rows; None if both are tensors."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return None
-    pair = [GramRows(x, slice(None)) if isinstance(x, FeatureGram) else x for x in (first, second)]
+    one, other = (
+        GramRows(x, slice(None)) if isinstance(x, FeatureGram) else x for x in (first, second)
+    )
+    if not (isinstance(one, GramRows) and isinstance(other, GramRows)):
+        names = f"{type(first).__name__} and {type(second).__name__}"
+        raise TypeError(sentence(
+            "metric loss", "features", "be tensors, or rows of one FeatureGram", names,
+            "Slice the same gram for both."))  # fmt: skip
     require(
-        all(isinstance(x, GramRows) for x in pair), "metric loss", "features",
-        "be tensors, or rows of one FeatureGram", f"{type(first).__name__} and "
-        f"{type(second).__name__}", "Slice the same gram for both.", TypeError,
-    )  # fmt: skip
-    require(
-        pair[0].gram is pair[1].gram, "metric loss", "features", "be rows of one FeatureGram",
+        one.gram is other.gram, "metric loss", "features", "be rows of one FeatureGram",
         "rows of two", "Slice the same gram for both.",
     )  # fmt: skip
-    return pair[0].gram, pair[0].rows, pair[1].rows
+    return one.gram, one.rows, other.rows
 
 
 class _Root(torch.autograd.Function):
     """Square root in a wanted dtype; its gradient at 0 is 0."""
 
     @staticmethod
-    def forward(ctx, squared, dtype):
+    def forward(ctx: Any, squared: Tensor, dtype: torch.dtype) -> Tensor:
         root = squared.sqrt().to(dtype)
         ctx.save_for_backward(root)
         ctx.dtype = squared.dtype
@@ -182,7 +185,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (root,) = ctx.saved_tensors
         return torch.where(root == 0, 0.0, 0.5 * grad / root).to(ctx.dtype), None
 
@@ -191,14 +194,14 @@ class _AllPairs(torch.autograd.Function):
     """Squared distances (N, N) and squared lengths (N,) of the rows, float64."""
 
     @staticmethod
-    def forward(ctx, features):
+    def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(features)
         exact = features.double()
         return _squared_distances(exact), torch.linalg.vector_norm(exact, dim=1).square()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_squared, grad_lengths):
+    def backward(ctx: Any, grad_squared: Tensor, grad_lengths: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         # dx_i = 2 sum_j (g_ij + g_ji) (x_i - x_j) + 2 h_i x_i, as one matrix times the features.
         weight = grad_squared.add(grad_squared.T).mul_(-2)

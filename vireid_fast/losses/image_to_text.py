@@ -1,5 +1,7 @@
 """Cross-entropy of images against the texts of all identities, in blocks of texts."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,7 @@ from vireid_fast._checks import (
     require_shape,
 )
 from vireid_fast.losses.precision import common_precision, without_autocast
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 _LOSS = "image_to_text"
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -28,7 +30,7 @@ def image_to_text(
     labels: Tensor,
     *,
     block: int = 2048,
-    backend: str = "fused",
+    backend: Backend = "fused",
 ) -> Tensor:
     """Cross-entropy of images against the texts of all identities.
 
@@ -74,7 +76,9 @@ def image_to_text(
 
 class _ImageToText(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, texts, labels, block, keep_expected):
+    def forward(
+        ctx: Any, features: Tensor, texts: Tensor, labels: Tensor, block: int, keep_expected: bool
+    ) -> Tensor:
         log_sum, target, expected = _stream(features, texts, labels, block, keep_expected)
         ctx.block = block
         ctx.save_for_backward(features, texts, labels, log_sum, expected)
@@ -82,7 +86,7 @@ class _ImageToText(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, texts, labels, log_sum, expected = ctx.saved_tensors
         share = grad / features.shape[0]
         grad_features = grad_texts = None
@@ -140,7 +144,7 @@ def _texts_gradient(
     return out
 
 
-def _validate(features: Tensor, text_bank: Tensor, labels: Tensor, backend: str) -> None:
+def _validate(features: Tensor, text_bank: Tensor, labels: Tensor, backend: Backend) -> None:
     require_choice(_LOSS, "backend", backend, BACKENDS)
     require_dtype(_LOSS, "features", features, _FLOATS)
     require_dtype(_LOSS, "text_bank", text_bank, _FLOATS)

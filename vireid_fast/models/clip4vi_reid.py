@@ -14,6 +14,7 @@ from vireid_fast.clip.model import CLIP
 from vireid_fast.models.test_time import joint_features
 from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
 from vireid_fast.nn import BNNeck, PromptLearner, PromptTextEncoder
+from vireid_fast.ops import Backend
 
 
 class CLIP4VIReID(nn.Module):
@@ -47,7 +48,7 @@ class CLIP4VIReID(nn.Module):
         context_start: int,
         context_length: int = 4,
         *,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         require(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vireid_fast._checks import positive_int, require, require_choice
+from vireid_fast._checks import positive_int, require, require_choice, sentence
 from vireid_fast.clip.model import CLIP
 from vireid_fast.clip.templates import TEMPLATES
 from vireid_fast.clip.vocabulary import WordVocabulary
@@ -24,7 +24,7 @@ from vireid_fast.nn import (
     PromptGroup,
     PromptTextEncoder,
 )
-from vireid_fast.ops import TokenSource, inject_tokens
+from vireid_fast.ops import Backend, TokenSource, inject_tokens
 
 # "a visible photo of", "an infrared photo of": one token per word.
 _CONTEXT_LENGTH = 4
@@ -114,7 +114,7 @@ class ClipMC(nn.Module):
         compensation: bool = True,
         meta_network: bool = False,
         tune_text: bool = False,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         require(num_identities > 0, "ClipMC", "num_identities", "be positive", num_identities)
@@ -216,10 +216,10 @@ class ClipMC(nn.Module):
             ValueError: The model has no compensation.
         """
         require_choice("ClipMC.complete", "modality", modality, MODALITIES)
-        require(
-            self.compensation is not None, "ClipMC.complete", "compensation",
-            "be part of the model", False, "Read the projected features.",
-        )  # fmt: skip
+        if self.compensation is None:
+            raise ValueError(sentence(
+                "ClipMC.complete", "compensation", "be part of the model", False,
+                "Read the projected features."))  # fmt: skip
         count = projected.shape[0] if modality == "visible" else 0
         return self.compensation(projected, missing_text, count)
 
@@ -273,7 +273,9 @@ class ClipMC(nn.Module):
         instance = torch.cat(instances) if self.generator.layers else instances[0]
         missing = MODALITIES[1 - MODALITIES.index(modality)]
         (text,) = self._describe(instance, p, (missing,))
-        return torch.cat(pooled), self.complete_neck.norm(self.complete(p, text, modality))
+        complete = self.complete(p, text, modality)
+        assert self.complete_neck is not None  # as `compensation`
+        return torch.cat(pooled), self.complete_neck.norm(complete)
 
     def _describe(
         self, instance: Tensor, projected: Tensor, modalities: tuple[str, ...]

@@ -6,15 +6,24 @@ Concrete Text Labels", AAAI 2023. Written after Syliz517/CLIP-ReID@4c0eb20
 features: the package does not train it.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vireid_fast._checks import require, require_choice, require_dtype, require_shape
+from vireid_fast._checks import (
+    require,
+    require_choice,
+    require_dtype,
+    require_shape,
+    sentence,
+)
 from vireid_fast.clip import ResNetVisual, ViTVisual
 from vireid_fast.models.agw import NECKS
 from vireid_fast.models.two_stem import MODALITIES
 from vireid_fast.nn import BNNeck
+from vireid_fast.ops import Backend
 
 
 class CLIPReID(nn.Module):
@@ -44,7 +53,7 @@ class CLIPReID(nn.Module):
         cameras: int = 0,
         camera: int | str = "none",
         coefficient: float = 1.0,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         require_choice("CLIPReID", "neck", neck, NECKS)
@@ -119,12 +128,14 @@ class CLIPReID(nn.Module):
         """What is added to the class token of each image. Shape (B, D), or None."""
         rows = self.camera_embedding
         if cameras is not None:
-            require(rows is not None, "CLIPReID.test_features", "cameras",
-                    "be None for a network without camera embeddings", "a tensor")  # fmt: skip
+            if rows is None:
+                raise ValueError(sentence(
+                    "CLIPReID.test_features", "cameras",
+                    "be None for a network without camera embeddings", "a tensor"))  # fmt: skip
             require_dtype("CLIPReID.test_features", "cameras", cameras, (torch.int64,))
             require_shape("CLIPReID.test_features", "cameras", cameras, (images.shape[0],))
             return self.coefficient * rows[cameras]
         if rows is None or self.camera == "none":
             return None
-        row = rows.mean(0) if self.camera == "mean" else rows[self.camera]
+        row = rows.mean(0) if self.camera == "mean" else rows[cast(int, self.camera)]
         return (self.coefficient * row).expand(images.shape[0], -1)

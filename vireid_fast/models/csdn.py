@@ -5,6 +5,8 @@ Re-Identification", IEEE TMM 2025, arXiv 2401.05806. Constants follow the releas
 (nengdong96/CSDN@2224959); where we depart, the docstring says so.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from vireid_fast.clip.model import CLIP
 from vireid_fast.models.test_time import joint_features
 from vireid_fast.models.two_stem import MODALITIES, ImageFeatures, TwoStemEncoder
 from vireid_fast.nn import BNNeck, PromptLearner, PromptTextEncoder, SemanticIntegration
+from vireid_fast.ops import Backend
 
 
 class CSDN(nn.Module):
@@ -43,14 +46,14 @@ class CSDN(nn.Module):
         *,
         integration: str = "residual",
         dropout: float = 0.1,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         require(num_identities > 0, "CSDN", "num_identities", "be positive", num_identities)
         self.num_identities = num_identities
         self.text = clip.text.requires_grad_(False)
         self.text_encoder = PromptTextEncoder(self.text, backend=backend)
-        self.prompts = nn.ModuleDict()
+        self.prompts: Any = nn.ModuleDict()
         for modality in MODALITIES:
             ids, start = prompt_ids[modality], context_start[modality]
             self.prompts[modality] = PromptLearner(

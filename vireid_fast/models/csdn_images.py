@@ -10,6 +10,7 @@ from vireid_fast.clip import ResNetVisual
 from vireid_fast.models.test_time import joint_features
 from vireid_fast.models.two_stem import ImageFeatures, TwoStemEncoder
 from vireid_fast.nn import BNNeck
+from vireid_fast.ops import Backend
 
 
 class CSDNImages(nn.Module):
@@ -22,7 +23,7 @@ class CSDNImages(nn.Module):
     """
 
     def __init__(
-        self, visual: ResNetVisual, num_identities: int, *, backend: str = "fused"
+        self, visual: ResNetVisual, num_identities: int, *, backend: Backend = "fused"
     ) -> None:
         super().__init__()
         self.encoder = TwoStemEncoder(visual, backend=backend)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vireid_fast._checks import positive_int, require, require_choice, require_shape
+from vireid_fast._checks import positive_int, require, require_choice, require_shape, sentence
 from vireid_fast.clip.model import CLIP
 from vireid_fast.models.spatial_temporal import SpatialTemporalEncoder
 from vireid_fast.models.two_stem import MODALITIES
@@ -22,6 +22,8 @@ from vireid_fast.nn import (
     PromptTextEncoder,
     SemanticDiffusion,
 )
+from vireid_fast.ops import Backend
+from vireid_fast.ops.cross_modal_attention import Mode
 
 
 class ClipFeatures(NamedTuple):
@@ -110,8 +112,8 @@ class LSMRL(nn.Module):
         pattern: str = "tps9",
         diffusion: bool = True,
         interaction: bool = True,
-        interaction_mode: str = "cross",
-        backend: str = "fused",
+        interaction_mode: Mode = "cross",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         self.num_identities = positive_int("LSMRL", "num_identities", num_identities)
@@ -130,8 +132,10 @@ class LSMRL(nn.Module):
             pattern=pattern, backend=backend,
         )  # fmt: skip
         width, joint = self.encoder.feature_width, self.encoder.projected_width
-        last_block = clip.visual.trunk.transformer.resblocks[-1]
-        self.diffusion = self.interaction = self.interaction_neck = None
+        last_block = self.encoder.visual.trunk.transformer.resblocks[-1]
+        self.diffusion: SemanticDiffusion | None = None
+        self.interaction: CrossModalInteraction | None = None
+        self.interaction_neck: BNNeck | None = None
         if diffusion:
             self.diffusion = SemanticDiffusion(width, joint, last_block.attn.heads, backend=backend)
         self.register_buffer("bank", torch.zeros(num_identities, joint) if diffusion else None)
@@ -192,10 +196,10 @@ class LSMRL(nn.Module):
         Raises:
             ValueError: There is no interaction, or the shapes differ.
         """
-        require(
-            self.interaction is not None, "LSMRL", "interact", "be called with an interaction",
-            "interaction=False",
-        )  # fmt: skip
+        if self.interaction is None:
+            raise ValueError(sentence(
+                "LSMRL", "interact", "be called with an interaction", "interaction=False"
+            ))  # fmt: skip
         tokens = self.interaction.class_tokens(visible.tokens, infrared.tokens)
         first, second = (
             self._pool(part.classes, part.tokens[:, 0], token)

@@ -5,14 +5,14 @@ spatial-temporal grouped encoder and a temporal patch shift encoder. How the thr
 construction, after TPS for the shift.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_choice, require_shape
 from vireid_fast.nn import clip_blocks, clip_blocks_reference
 from vireid_fast.nn.clip_layouts import ClipGrid, ClipLayout, GroupedLayout, ShiftedLayout
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 _WHAT = "SpatialTemporalEncoder"
 
@@ -59,13 +59,13 @@ class SpatialTemporalEncoder(nn.Module):
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         *,
         groups: int = 6,
         grouped_blocks: int = 2,
         shift_blocks: int = 2,
         pattern: str = "tps9",
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         require_choice(_WHAT, "backend", backend, BACKENDS)
@@ -84,7 +84,7 @@ class SpatialTemporalEncoder(nn.Module):
         if grouped_blocks > 0:
             grouped.check(ClipGrid(1, *visual.grid))
         self.backend = backend
-        self.visual = visual
+        self.visual: Any = visual
         self.feature_width: int = visual.feature_width
         self.projected_width: int = visual.projected_width
         basic = depth - grouped_blocks - shift_blocks
@@ -142,7 +142,7 @@ class SpatialTemporalEncoder(nn.Module):
             tokens = self._run(block, layout, tokens, grid)
         return tokens, grid
 
-    def _last_block(self) -> tuple[nn.Module, ClipLayout | None]:
+    def _last_block(self) -> tuple[Any, ClipLayout | None]:
         return self.visual.trunk.transformer.resblocks[-1], self.layouts[-1]
 
     def _run(

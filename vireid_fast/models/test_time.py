@@ -1,15 +1,17 @@
 """Test-time features from two features of an image and of its mirror image."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vireid_fast._checks import require_choice
 from vireid_fast.models.two_stem import MODALITIES
 
 
 @torch.no_grad()
-def joint_features(model: nn.Module, images: Tensor, modality: str) -> Tensor:
+def joint_features(model: Any, images: Tensor, modality: str) -> Tensor:
     """[norm(BN(f)), norm(p)] of images and of their mirror images (CSDN's released code).
 
     The dot product of two such rows is the sum of four cosines; the joint row is not normalised

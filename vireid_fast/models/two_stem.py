@@ -1,14 +1,14 @@
 """A CLIP image encoder with one stem per modality and shared layers above."""
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast.nn import GeMPooling
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 MODALITIES = ("visible", "infrared")
 
@@ -49,12 +49,12 @@ class TwoStemEncoder(nn.Module):
     """
 
     def __init__(
-        self, visual: nn.Module, *, backend: str = "fused", shared_stem: bool = False
+        self, visual: Any, *, backend: Backend = "fused", shared_stem: bool = False
     ) -> None:
         super().__init__()
         require_choice("TwoStemEncoder", "backend", backend, BACKENDS)
         self.backend = backend
-        self.visual = visual
+        self.visual: Any = visual
         if visual.convolutional:
             visual.trunk.attnpool.backend = backend
         self.infrared_stem = None if shared_stem else copy.deepcopy(visual.stem)

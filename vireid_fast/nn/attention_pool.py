@@ -1,5 +1,7 @@
 """CLIP's attention pool, with one query instead of one per token."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ from vireid_fast._checks import (
     require_shape,
 )
 from vireid_fast.nn.one_query_attention import Projection, one_query_attention
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 
 class AttentionPool2d(nn.Module):
@@ -41,7 +43,7 @@ class AttentionPool2d(nn.Module):
         num_heads: int,
         output_dim: int | None = None,
         *,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         sides = spacial_dim if isinstance(spacial_dim, tuple) else (spacial_dim, spacial_dim)
@@ -125,7 +127,7 @@ class AttentionPool2d(nn.Module):
             )  # fmt: skip
 
 
-def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:
+def absorbed_pool(pool: Any, x: Tensor) -> Tensor:
     """Pool a map (B, C, h, w) to (B, d) with the parameters of any module named like OpenAI's."""
     tokens = pool_tokens(pool, x)
     query, key, value = (
@@ -135,7 +137,7 @@ def absorbed_pool(pool: nn.Module, x: Tensor) -> Tensor:
     return F.linear(pooled, pool.c_proj.weight, pool.c_proj.bias)
 
 
-def pool_tokens(pool: nn.Module, x: Tensor) -> Tensor:
+def pool_tokens(pool: Any, x: Tensor) -> Tensor:
     """Mean and places of a map with their positions. Shape (B, 1 + h w, C)."""
     places = x.flatten(2).transpose(1, 2)
     tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)

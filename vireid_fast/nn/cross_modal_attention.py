@@ -1,5 +1,7 @@
 """Attention between the tokens of two modalities, one set of weights for both."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,6 +44,8 @@ class CrossModalAttention(nn.Module):
         ValueError: The heads do not divide the width, or mode or backend is unknown.
         TypeError: Width or heads are no integers.
     """
+
+    in_proj_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -117,7 +121,7 @@ class CrossModalAttention(nn.Module):
         Raises:
             TypeError: The block has no such attention. NotImplementedError: It has dropout.
         """
-        attention = getattr(block, "attn", None) or getattr(block, "self_attn", None)
+        attention: Any = getattr(block, "attn", None) or getattr(block, "self_attn", None)
         if isinstance(attention, nn.MultiheadAttention):
             return cls.from_multihead_attention(attention, mode=mode, backend=backend)
         if hasattr(attention, "in_proj_weight") and hasattr(attention, "heads"):
@@ -153,6 +157,7 @@ class CrossModalAttention(nn.Module):
             layer.in_proj_weight.copy_(weight)
             layer.out_proj.weight.copy_(out_proj.weight)
             if bias is not None:
+                assert layer.in_proj_bias is not None
                 layer.in_proj_bias.copy_(bias)
                 layer.out_proj.bias.copy_(out_proj.bias)
         return layer
@@ -183,9 +188,8 @@ class CrossModalAttention(nn.Module):
         query, key, value = packed.unflatten(1, (3, self.heads, width // self.heads)).unbind(1)
         mixed = cross_modal_attention(query, key, value, index, backend=self.backend).flatten(1)
         parts = mixed[: batch * length], mixed[batch * length :]
-        if residual is None:
-            residual = None, None
-        mapped = [self._project(part, x) for part, x in zip(parts, residual, strict=True)]
+        added = (None, None) if residual is None else residual
+        mapped = [self._project(part, x) for part, x in zip(parts, added, strict=True)]
         return mapped[0].unflatten(0, (batch, -1)), mapped[1].unflatten(0, (batch, -1))
 
     def _project(self, mixed: Tensor, residual: Tensor | None) -> Tensor:

@@ -1,12 +1,14 @@
 """CMI, the cross-modal interaction of LSMRL."""
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 
 from vireid_fast._checks import require_choice
 from vireid_fast.nn.cross_modal_attention import CrossModalAttention
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
+from vireid_fast.ops.cross_modal_attention import Mode
 
 MODES = ("cross", "joint")
 
@@ -31,14 +33,18 @@ class CrossModalInteraction(nn.Module):
         ValueError: A choice is unknown. TypeError: The block has no CLIP attention.
     """
 
-    def __init__(self, block: nn.Module, *, mode: str = "cross", backend: str = "fused") -> None:
+    def __init__(
+        self, block: Any, *, mode: Mode = "cross", backend: Backend = "fused"
+    ) -> None:
         super().__init__()
         require_choice("CrossModalInteraction", "mode", mode, MODES)
         require_choice("CrossModalInteraction", "backend", backend, BACKENDS)
         self.attention = CrossModalAttention.from_clip_block(
             block, mode=mode, backend="auto" if backend == "fused" else "reference"
         )
-        self.ln_1, self.ln_2, self.mlp = map(copy.deepcopy, (block.ln_1, block.ln_2, block.mlp))
+        self.ln_1: nn.Module = copy.deepcopy(block.ln_1)
+        self.ln_2: nn.Module = copy.deepcopy(block.ln_2)
+        self.mlp: nn.Module = copy.deepcopy(block.mlp)
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
         """Let the tokens of each pair interact.

@@ -1,6 +1,6 @@
 """Batch norm with the statistics of all processes' batches, by gloo as by NCCL."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -42,7 +42,7 @@ def global_batch_norm(module: nn.Module, group: dist.ProcessGroup | None = None)
                 "be an nn.BatchNorm1d or nn.BatchNorm2d", type(layer).__name__, error=TypeError,
             )  # fmt: skip
             layer.__class__ = GLOBAL_KINDS[type(layer)]
-        layer.group = group
+        cast(_GlobalStatistics, layer).group = group
     return module
 
 
@@ -64,6 +64,9 @@ class _GlobalStatistics(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
+        # Layers that track have all three.
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
         if momentum is None:

@@ -11,7 +11,7 @@ from vireid_fast.nn.one_query_attention import (
     unpack_projections,
 )
 from vireid_fast.nn.quick_gelu import quick_gelu
-from vireid_fast.ops import BACKENDS
+from vireid_fast.ops import BACKENDS, Backend
 
 _WHAT = "InstancePromptGenerator"
 _HEAD_WIDTH = 64
@@ -53,7 +53,7 @@ class InstancePromptGenerator(nn.Module):
         heads: int | None = None,
         dropout: float = 0.1,
         alpha: float = 0.1,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         width = positive_int(_WHAT, "width", width)
@@ -117,7 +117,7 @@ class InstancePromptGenerator(nn.Module):
 class _DecoderLayer(nn.Module):
     """Self-attention of the prompt tokens, attention to the image tokens, MLP, all pre-norm."""
 
-    def __init__(self, width: int, heads: int, dropout: float, backend: str) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, backend: Backend) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(width)
         self.self_attention = _Attention(width, heads, "reference")
@@ -142,7 +142,7 @@ class _DecoderLayer(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention with the parameter names of `nn.MultiheadAttention`."""
 
-    def __init__(self, width: int, heads: int, backend: str) -> None:
+    def __init__(self, width: int, heads: int, backend: Backend) -> None:
         super().__init__()
         self.heads = heads
         self.backend = backend

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vireid_fast._checks import positive_int, require, require_choice, require_shape
+from vireid_fast._checks import positive_int, require, require_choice, require_shape, sentence
 
 _WHAT = "ModalityContext"
 _MODALITIES = ("visible", "infrared")
@@ -75,9 +75,8 @@ class ModalityContext(nn.Module):
         tokens = self.visible if modality == "visible" else self.infrared
         if self.meta_network is None:
             return tokens
-        require(
-            projected is not None, _WHAT, "projected", "be given for the meta-network", None,
-            "Pass the image features.",
-        )  # fmt: skip
+        if projected is None:
+            raise ValueError(sentence(_WHAT, "projected", "be given for the meta-network", None,
+                                      "Pass the image features."))  # fmt: skip
         shift = self.meta_network(F.normalize(projected))
         return (tokens + shift[:, None]).to(tokens.dtype)

@@ -98,19 +98,19 @@ def last_tokens(
         query, key, value = (_split(part, segments) for part in block.project(block.norm_1(x)))
         kept.append(_prefix_rows(key, value, num_nodes) if cache is None else cache[index])
         mixed = [
-            _attend(block.heads, *own, segment, kept[-1], masks[segment.shape])
-            for *own, segment in zip(query, key, value, segments, strict=True)
+            _attend(block.heads, q, k, v, segment, kept[-1], masks[segment.shape])
+            for q, k, v, segment in zip(query, key, value, segments, strict=True)
         ]
         x = block.feed_forward(x + block.out(_join(mixed)))
     block, read = blocks[-1], segments[num_nodes:]
     normal = block.norm_1(x)
     key, value = (_split(part, segments) for part in block.project_key_value(normal))
     kept.append(_prefix_rows(key, value, num_nodes) if cache is None else cache[-1])
-    query = block.project_query(_last_rows(normal, segments, num_nodes))
-    query = query.split([segment.count for segment in read])
+    asking = block.project_query(_last_rows(normal, segments, num_nodes))
+    query = asking.split([segment.count for segment in read])
     mixed = [
-        _attend(block.heads, *own, segment, kept[-1], None)
-        for *own, segment in zip(query, key[num_nodes:], value[num_nodes:], read, strict=True)
+        _attend(block.heads, q, k, v, segment, kept[-1], None)
+        for q, k, v, segment in zip(query, key[num_nodes:], value[num_nodes:], read, strict=True)
     ]
     x = _last_rows(x, segments, num_nodes)
     return block.feed_forward(x + block.out(_join(mixed))), kept
@@ -164,12 +164,14 @@ def _with_prefix(own: Tensor, prefix: Tensor, segment: Segment, heads: int) -> T
     return rows.unflatten(2, (heads, rows.shape[2] // heads)).transpose(1, 2)
 
 
-def _split(x: Tensor, segments: Sequence[Segment]) -> Sequence[Tensor]:
+def _split(x: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, ...]:
     # One split has one concatenation as its backward; slices would each fill a whole gradient.
     return x.split([segment.count * segment.length for segment in segments])
 
 
-def _prefix_rows(key: Sequence[Tensor], value: Sequence[Tensor], num_nodes: int) -> KeyValue:
+def _prefix_rows(
+    key: tuple[Tensor, ...], value: tuple[Tensor, ...], num_nodes: int
+) -> KeyValue:
     if num_nodes == 0:
         return key[0][:0], value[0][:0]
     # Copies, since a view would keep the projections of the whole stream alive between chunks.

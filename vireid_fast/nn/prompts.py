@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import positive_int, require, require_choice, require_shape
 from vireid_fast.nn.prompt_group import PromptGroup
-from vireid_fast.ops import BACKENDS, prompt_injection
+from vireid_fast.ops import BACKENDS, Backend, prompt_injection
 
 
 class PromptLearner(nn.Module):
@@ -39,7 +39,7 @@ class PromptLearner(nn.Module):
         length: int,
         *,
         prefix_ids: tuple[int, ...] | None = None,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         what = "PromptLearner"

@@ -10,7 +10,7 @@ from vireid_fast._checks import (
     require_same_device,
     require_shape,
 )
-from vireid_fast.ops import BACKENDS, AttentionIndex, cross_modal_attention
+from vireid_fast.ops import BACKENDS, AttentionIndex, Backend, cross_modal_attention
 
 _WHAT = "SemanticDiffusion"
 # LayerScale's small start (Touvron et al., ICCV 2021), so that training begins at CLIP's tokens.
@@ -39,7 +39,9 @@ class SemanticDiffusion(nn.Module):
         TypeError: A size is no integer.
     """
 
-    def __init__(self, width: int, text_width: int, heads: int, *, backend: str = "fused") -> None:
+    def __init__(
+        self, width: int, text_width: int, heads: int, *, backend: Backend = "fused"
+    ) -> None:
         super().__init__()
         width = positive_int(_WHAT, "width", width)
         text_width = positive_int(_WHAT, "text_width", text_width)

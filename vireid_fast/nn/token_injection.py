@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from vireid_fast._checks import positive_int, require, require_choice, require_shape
-from vireid_fast.ops import BACKENDS, Injected, TokenNorm, TokenSource, inject_tokens
-from vireid_fast.ops.prompt_injection import MODES
+from vireid_fast.ops import BACKENDS, Backend, Injected, TokenNorm, TokenSource, inject_tokens
+from vireid_fast.ops.prompt_injection import MODES, Mode
 
 
 class TokenInjection(nn.Module):
@@ -35,10 +35,10 @@ class TokenInjection(nn.Module):
         *,
         token_width: int | None = None,
         start: int = 1,
-        mode: str = "insert",
+        mode: Mode = "insert",
         norm: bool = True,
         eps: float = 1e-5,
-        backend: str = "fused",
+        backend: Backend = "fused",
     ) -> None:
         super().__init__()
         what = "TokenInjection"

@@ -1,6 +1,6 @@
 """Tensor ops: one folder each, one public function per op."""
 
-from vireid_fast.ops._registration import BACKENDS
+from vireid_fast.ops._registration import BACKENDS, Backend
 from vireid_fast.ops.centred_distance import centred_distance, centred_error
 from vireid_fast.ops.count_nearer import count_nearer
 from vireid_fast.ops.cross_modal_attention import (
@@ -49,6 +49,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionIndex",
     "AttentionPlan",
+    "Backend",
     "GalleryIndex",
     "KNN",
     "Injected",

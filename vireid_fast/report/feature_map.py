@@ -96,7 +96,7 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
         )
         for (x, y), identity, camera, kind in zip(places, ids, cameras, kinds, strict=True)
     )  # fmt: skip
-    counts = {identity: Counter() for identity in hues}
+    counts: dict[int, Counter[str]] = {identity: Counter() for identity in hues}
     for point in drawn:
         counts[point.identity][point.modality] += 1
     total = Counter(point.modality for point in drawn)

@@ -60,6 +60,7 @@ class Tile:
     @property
     def gain(self) -> str:
         """What re-ranking adds, in points of a percent."""
+        assert self.reranked is not None
         return f"{100 * (self.reranked - self.value):+.1f}".replace("-", "−")
 
 

@@ -1,7 +1,7 @@
 """Re-ranking of several galleries or query sets in one call, which shares what they share."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -187,7 +187,8 @@ class _SharedSide:
         most_others: int,
         workspace: int | None,
     ):
-        self._what, self._name, self._features = what, name, features
+        self._what, self._name = what, name
+        self._features: Any = features
         self._is_query = name == "query_features"
         self._parameters, self._workspace = parameters, workspace
         self._width = parameters.candidates(len(features) + most_others)
@@ -279,8 +280,8 @@ def _merged(
     """The lists of x with the items y, which are numbered from `first_index` on."""
     parts = [
         merge_lists(
-            x[rows], y, coarse[rows], slack[rows], *(part[rows] for part in lists),
-            first_index, k,
+            x[rows], y, coarse[rows], slack[rows], lists.distances[rows], lists.indices[rows],
+            lists.farthest[rows], first_index, k,
         )
         for rows in (slice(begin, begin + block) for begin in range(0, x.shape[0], block))
     ]  # fmt: skip

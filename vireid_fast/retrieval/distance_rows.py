@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast import _checks
-from vireid_fast.ops import pairwise_distance
+from vireid_fast.ops.pairwise_distance import pairwise_distance
 
 RowMetric = Literal["euclidean", "squared_euclidean", "cosine", "dot"]
 ROW_METRICS: tuple[RowMetric, ...] = ("euclidean", "squared_euclidean", "cosine", "dot")
@@ -96,7 +96,7 @@ class FeatureRows:
 
     def block(self, begin: int, end: int) -> Tensor:
         """Distances of the queries begin to end - 1. Shape (end - begin, G)."""
-        metric = "dot" if self.metric == "cosine" else self.metric
+        metric: RowMetric = "dot" if self.metric == "cosine" else self.metric
         distances = pairwise_distance(self.query[begin:end], self.gallery, metric=metric)
         return distances.add_(1) if self.metric == "cosine" else distances
 

@@ -75,10 +75,11 @@ def re_ranking(
             not only_local, what, "local_distmat", "be given for only_local=True", None,
             "Pass the (N, N) distances of queries and gallery.",
         )  # fmt: skip
-        features = as_float_tensors(what, **arrays)
-        _require_features(what, *features)
+        first, second = as_float_tensors(what, **arrays)
+        _require_features(what, first, second)
         chain = rerank_half if half else rerank
-        return chain(*features, k1, k2, lambda_value).cpu().numpy()
+        return chain(first, second, k1, k2, lambda_value).cpu().numpy()
+    features: list[Tensor] | None
     if only_local:
         _require_features(what, *as_float_tensors(what, **arrays))
         (local,) = as_float_tensors(what, local_distmat=local_distmat)
@@ -126,7 +127,8 @@ def re_ranking_from_distances(
             gradient.
     """
     blocks = as_float_tensors("re_ranking_from_distances", q_g=q_g, q_q=q_q, g_g=g_g)
-    return rerank_distances(*blocks, k1, k2, lambda_value).cpu().numpy()
+    across, queries, items = blocks
+    return rerank_distances(across, queries, items, k1, k2, lambda_value).cpu().numpy()
 
 
 def _require_features(what: str, query: Tensor, gallery: Tensor) -> None:

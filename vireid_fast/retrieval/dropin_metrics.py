@@ -182,7 +182,8 @@ class _Ranking:
     def __init__(self, what: str, distmat: Array, q_pids: Ids, g_pids: Ids, max_rank: int) -> None:
         self.what = what
         self.distmat = _require_matrix(what, distmat)
-        self.num_query, self.num_gallery = distmat.shape
+        self.num_query: int = distmat.shape[0]
+        self.num_gallery: int = distmat.shape[1]
         self.query_ids = self.ids("q_pids", q_pids, 0)
         self.gallery_ids = self.ids("g_pids", g_pids, 1)
         self.max_rank = _checks.positive_int(what, "max_rank", max_rank)

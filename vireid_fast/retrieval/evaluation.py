@@ -11,11 +11,12 @@ Distances are counted in blocks of queries and forgotten; no matrix of them exis
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from vireid_fast._checks import require, require_choice, require_same_device
+from vireid_fast._checks import require, require_choice, require_same_device, sentence
 from vireid_fast.retrieval.distance_rows import DistanceRows
 from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
@@ -278,13 +279,14 @@ def evaluate_rows(
     """
     rules = get_protocol(protocol)
     require_rows("evaluate_rows", rows)
-    groups = []
+    groups: list[Tensor | None] = []
     for name, cameras in (("query", query_cameras), ("gallery", gallery_cameras)):
         if rules.drop == "none":
             groups.append(None)
             continue
-        require(cameras is not None, rules.name, f"{name}_cameras",
-                "be given, since it drops by camera", None)  # fmt: skip
+        if cameras is None:
+            raise ValueError(sentence(rules.name, f"{name}_cameras",
+                                      "be given, since it drops by camera", None))  # fmt: skip
         require_cameras(rules, cameras, name)
         groups.append(rules.groups(cameras))
     statistics = streamed_rank_statistics(
@@ -319,7 +321,9 @@ def _settings(
     if rerank is None:
         return metric, None
     require(len(rerank) == 3, rules.name, "rerank", "be (k1, k2, lambda_value)", tuple(rerank))
-    return metric, RerankParameters(*rerank)
+    k1, k2, lambda_value = rerank
+    # `rerank` refuses k1 and k2 that are no integers.
+    return metric, RerankParameters(cast(int, k1), cast(int, k2), lambda_value)
 
 
 def _splits(rules: Protocol, split: int | None) -> tuple[int, ...]:

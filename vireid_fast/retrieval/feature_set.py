@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vireid_fast._checks import (
     require_finite,
     require_same_device,
     require_shape,
+    sentence,
 )
 
 if TYPE_CHECKING:
@@ -116,11 +117,10 @@ class FeatureSet:
                 contradicts the camera, or neither of the two tells.
         """
         if not protocol.camera_modality:
-            require(
-                self.modality is not None, protocol.name, "modality",
-                "be given, since the cameras do not tell it", None,
-                "Add the array modality (0 visible, 1 infrared).",
-            )  # fmt: skip
+            if self.modality is None:
+                raise ValueError(sentence(
+                    protocol.name, "modality", "be given, since the cameras do not tell it", None,
+                    "Add the array modality (0 visible, 1 infrared)."))  # fmt: skip
             return self.modality
         known = protocol.camera_modality
         cameras, inverse = torch.unique(self.camera_ids, return_inverse=True)
@@ -142,10 +142,11 @@ class FeatureSet:
         return derived
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> FeatureSet:
-        columns = self._columns().items()
-        return FeatureSet(
-            **{name: None if value is None else function(value) for name, value in columns}
-        )
+        columns: dict[str, Any] = {
+            name: None if value is None else function(value)
+            for name, value in self._columns().items()
+        }
+        return FeatureSet(**columns)
 
     def _columns(self) -> dict[str, Tensor | None]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vireid_fast._checks import require
+from vireid_fast._checks import require, sentence
 from vireid_fast.retrieval.protocol import GalleryImages, Permutations
 
 
@@ -24,7 +24,7 @@ def seeded_gallery(
         Rows of the gallery, identity by identity, in it camera by camera.
     """
     generator = random.Random(trial)
-    gallery = []
+    gallery: list[int] = []
     for identity in images.identities:
         for camera in images.cameras:
             rows = images.rows.get((camera, identity))
@@ -59,7 +59,7 @@ def official_gallery(
     for camera in images.cameras:
         for identity in images.identities:
             rows = images.rows.get((camera, identity), {})
-            order = permutations.get((camera, identity))
+            order = (permutations or {}).get((camera, identity))
             if order is None and not rows:
                 continue
             where = f"sysu/official: camera {camera}, identity {identity}"
@@ -76,10 +76,10 @@ def _permuted_rows(
     shots: int,
 ) -> list[int]:
     """Rows of the first `shots` images of one permutation."""
-    require(
-        order is not None, where, "permutations", "have an entry, since the set has images",
-        "none", "Use the permutations of this data set.",
-    )  # fmt: skip
+    if order is None:
+        raise ValueError(sentence(
+            where, "permutations", "have an entry, since the set has images", "none",
+            "Use the permutations of this data set."))  # fmt: skip
     trials, count = order.shape
     require(trial < trials, where, "permutations", f"have a row for trial {trial}", trials)
     require(

@@ -39,9 +39,9 @@ _WHAT = "re_ranking"
 def rerank_half(query: Tensor, gallery: Tensor, k1: int, k2: int, lambda_value: float) -> Tensor:
     """`rerank` with the float16 roundings of `half_jaccard_distance`. Returns (Q, G)."""
     parameters = require_parameters(_WHAT, k1, k2, lambda_value)
-    parts, factors = features_in_range(_WHAT, query=query, gallery=gallery)
+    (first, second), factors = features_in_range(_WHAT, query=query, gallery=gallery)
     block = fitting_rows(len(query) + len(gallery))
-    return _half_chain(FeatureDistances(*parts, block, factors), parameters)
+    return _half_chain(FeatureDistances(first, second, block, factors), parameters)
 
 
 def rerank_with_local(
@@ -78,7 +78,7 @@ class _WithLocal:
         self.features, self.local, self.num_query = features, local, num_query
         self.num_items = local.shape[0]
         self.dtype, self.device = local.dtype, local.device
-        self.block = fitting_rows(self.num_items)
+        self.block = self.filled = fitting_rows(self.num_items)
 
     def nearest(self, k: int) -> KNN:
         items = torch.arange(self.num_items, device=self.device)
@@ -89,7 +89,7 @@ class _WithLocal:
 
     def rows(self, items: Tensor) -> Tensor:
         local = self.local[:, items].T
-        return local.contiguous() if self.features is None else self._add(items, 0, local)
+        return self._add(items, 0, local).contiguous()
 
     def entries(self, crow: Tensor, col: Tensor, lists: KNN) -> Tensor:
         row = torch.repeat_interleave(crow.diff())
@@ -99,10 +99,12 @@ class _WithLocal:
     def to_gallery(self, begin: int, end: int, out: Tensor) -> None:
         local = self.local[self.num_query :, begin:end].T
         items = slice(begin, end)
-        out.copy_(local if self.features is None else self._add(items, self.num_query, local))
+        out.copy_(self._add(items, self.num_query, local))
 
     def _add(self, items: Tensor | slice, first: int, local: Tensor) -> Tensor:
         """Distances of the features of `items` to those from `first` on, plus `local`."""
+        if self.features is None:
+            return local
         x, y = self.features[items], self.features[first:]
         return pairwise_distance(x, y, metric="squared_euclidean") + local
 

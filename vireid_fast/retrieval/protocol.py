@@ -162,7 +162,9 @@ class Protocol:
         found = features.subset(positions)
         rows: dict[tuple[int, int], dict[int, int]] = {}
         numbered = found.image_indices is not None
-        indices = found.image_indices.tolist() if numbered else [None] * len(found)
+        indices = [None] * len(found)
+        if found.image_indices is not None:
+            indices = found.image_indices.tolist()
         for camera, identity, index, row in zip(
             found.camera_ids.tolist(), found.person_ids.tolist(), indices, positions.tolist(),
             strict=True,

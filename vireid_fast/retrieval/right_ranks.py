@@ -89,7 +89,7 @@ def right_ranks(
         return
     distances = exact_distances(query, gallery, metric)
     galleries = {id(t.gallery): t.gallery for t in trials}
-    ranked = {
+    chosen = {
         key: gallery if columns is None else gallery.subset(columns)
         for key, columns in galleries.items()
     }
@@ -98,7 +98,7 @@ def right_ranks(
         block = distances.block(begin, end)
         for key, columns in galleries.items():
             own = block if columns is None else block[:, columns]
-            parts[key].append(_of_block(rules, own, query, ranked[key], begin))
+            parts[key].append(_of_block(rules, own, query, chosen[key], begin))
     joined = {key: _joined(part) for key, part in parts.items()}
     for trial in trials:
         found = joined[id(trial.gallery)]

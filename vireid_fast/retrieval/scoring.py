@@ -1,6 +1,6 @@
 """Metrics of the trials of a search: blocks of distances are counted for all of them at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -135,13 +135,13 @@ class _WideDistances:
         self._query, self._gallery = query.features.float(), gallery.features.float()
         self._ids = query.person_ids
         self._index = GalleryIndex.build(gallery.person_ids)
-        self._options = {"metric": metric, "gallery_lengths": row_lengths(self._gallery)}
+        self._metric, self._lengths = metric, row_lengths(self._gallery)
 
     def block(self, begin: int, end: int) -> Tensor:
         """Distances that rank like the float64 ones. Shape (end - begin, G)."""
         return ranking_distances(
             self._query[begin:end], self._gallery, self._ids[begin:end], self._index,
-            **self._options,
+            metric=self._metric, gallery_lengths=self._lengths,
         )  # fmt: skip
 
     def statistics(
@@ -150,7 +150,7 @@ class _WideDistances:
         """Rank statistics of the block of queries from `begin` on."""
         return wide_rank_statistics(
             self._query[begin : begin + len(ids)], self._gallery, ids, index, groups,
-            drop=drop, first_row=begin, **self._options,
+            drop=drop, first_row=begin, metric=self._metric, gallery_lengths=self._lengths,
         )  # fmt: skip
 
 
@@ -255,6 +255,7 @@ def reranked_trials(
         query, gallery = _normalised(query), _normalised(gallery)
     queries = [query if t.query is None else query.subset(t.query) for t in trials]
     galleries = [gallery if t.gallery is None else gallery.subset(t.gallery) for t in trials]
+    all_rows: Iterable[DistanceRows]
     if len(trials) == 1:
         all_rows = [RerankedRows(queries[0].features, galleries[0].features, *parameters)]
     elif all(trial.query is None for trial in trials):

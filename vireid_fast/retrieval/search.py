@@ -77,10 +77,9 @@ def search(
             found = found._replace(distances=found.distances.sqrt())
     else:
         found = _nearest(what, FeatureRows(first, second, metric), k, workspace)
-    result = SearchResult(found.distances, found.indices)
     if isinstance(query, np.ndarray):
-        return SearchResult(*(part.cpu().numpy() for part in result))
-    return result
+        return SearchResult(found.distances.cpu().numpy(), found.indices.cpu().numpy())
+    return SearchResult(found.distances, found.indices)
 
 
 @torch.no_grad()

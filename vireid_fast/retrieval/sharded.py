@@ -10,7 +10,7 @@ result is that of one process with the whole gallery in memory, in every bit on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -226,7 +226,7 @@ def evaluate_sharded(
         )
     )
     require_alike(world, what, "rerank", str(rerank))
-    place = {"group": group, "device": device, "block_rows": block_rows}
+    place: dict[str, Any] = {"group": group, "device": device, "block_rows": block_rows}
     if rerank is None:
         distances = distances_sharded(query, gallery_shard, metric, **place)
     else:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vireid_fast import _checks
 from vireid_fast.ops import KNN, RankStatistics, pairwise_distance, smallest_k
+from vireid_fast.retrieval.distance_rows import RowMetric
 from vireid_fast.retrieval.metrics import Metrics, metrics_from_ranks
 from vireid_fast.retrieval.protocol import Protocol
 from vireid_fast.retrieval.protocols import get_protocol, require_cameras
@@ -37,7 +38,7 @@ class ShardedDistances:
         columns_at_once: Gallery rows whose features are read together.
     """
 
-    def __init__(self, what: str, items: ShardedItems, metric: str) -> None:
+    def __init__(self, what: str, items: ShardedItems, metric: RowMetric) -> None:
         self._what, self._items, self._metric = what, items, metric
         self._query = items.query.rows(0, items.num_query)
         self.num_query, self.num_gallery = items.num_query, items.num_gallery
@@ -206,10 +207,10 @@ def _rules(
         return rules, (None, None)
     found = []
     for name, values in zip(("query", "gallery"), cameras, strict=True):
-        _checks.require(
-            values is not None, rules.name, f"{name}_cameras", "be given, since it drops by camera",
-            None,
-        )  # fmt: skip
+        if values is None:
+            raise ValueError(_checks.sentence(
+                rules.name, f"{name}_cameras", "be given, since it drops by camera", None
+            ))  # fmt: skip
         numbers = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values
         require_cameras(rules, numbers, name)
         found.append(rules.groups(numbers))

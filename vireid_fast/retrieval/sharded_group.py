@@ -6,7 +6,7 @@ A world of one needs no `torch.distributed`: every method then answers from what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -103,10 +103,10 @@ class ShardGroup:
             dtype: Its dtype.
             source: Number of the sending process.
         """
+        if tensor is None or self.rank != source:
+            tensor = torch.empty(tuple(shape), dtype=dtype, device=self.device)
         if self.size == 1:
             return Arrival(tensor)
-        if self.rank != source:
-            tensor = torch.empty(tuple(shape), dtype=dtype, device=self.device)
         return Arrival(tensor.contiguous(), source, self._group)
 
     def texts(self, text: str) -> list[str]:
@@ -124,7 +124,8 @@ class ShardGroup:
         """
         if self.size == 1:
             return action()
-        result, failure = None, None
+        result: Any = None
+        failure = None
         try:
             result = action()
         except CollectiveError:
@@ -146,8 +147,9 @@ class Arrival:
         self, tensor: Tensor, source: int | None = None, group: ProcessGroup | None = None
     ) -> None:
         self._tensor = tensor
-        alone = source is None or tensor.numel() == 0
-        self._broadcast = None if alone else Broadcast(tensor, source, group)
+        self._broadcast = None
+        if source is not None and tensor.numel() > 0:
+            self._broadcast = Broadcast(tensor, source, group)
 
     def wait(self) -> Tensor:
         """The tensor, once it is here."""

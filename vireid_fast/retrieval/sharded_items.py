@@ -57,15 +57,15 @@ class ShardedItems:
         scaled: bool = False,
     ) -> None:
         self.group = group
-        query, gallery, block, largest = group.agree(
+        queries, gallery, block, largest = group.agree(
             lambda: _opened(what, query, gallery_shard, block_rows)
         )
         require_alike(group, what, "gallery_shard", f"{gallery.stored} of width {gallery.width}")
         require_alike(group, what, "block_rows", str(block))
-        dtype = torch.promote_types(query.dtype, gallery.dtype)
+        dtype = torch.promote_types(queries.dtype, gallery.dtype)
         magnitude = torch.tensor(largest, dtype=torch.float64, device=group.device)
         factors = scaling_factors(float(group.maximum(magnitude)), dtype) if scaled else ()
-        self.query = query.to(group.device, dtype, factors)
+        self.query = queries.to(group.device, dtype, factors)
         self.gallery = gallery.to(group.device, dtype, factors)
         self.block = block
         self.dtype = dtype
@@ -202,5 +202,5 @@ def _fingerprint(features: StoredFeatures, block: int) -> str:
     """Equal for equal features, in words."""
     digest = hashlib.blake2b(digest_size=8)
     for _, rows in features.blocks(block):
-        digest.update(rows.cpu().numpy())
+        digest.update(rows.cpu().numpy().data)
     return f"{len(features)} rows with digest {digest.hexdigest()}"

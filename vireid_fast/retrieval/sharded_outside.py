@@ -111,5 +111,7 @@ def _own_rows(
         values.ndim > 0 and len(values) == size, what, name,
         f"have {size} rows, for all queries and this process's gallery rows", tuple(values.shape),
     )  # fmt: skip
-    parts = values[slice(*items.own_query)], values[items.num_query :]
-    return np.concatenate(parts) if isinstance(values, np.ndarray) else torch.cat(parts)
+    own = slice(*items.own_query)
+    if isinstance(values, np.ndarray):
+        return np.concatenate((values[own], values[items.num_query :]))
+    return torch.cat((values[own], values[items.num_query :]))

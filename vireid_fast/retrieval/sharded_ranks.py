@@ -65,7 +65,8 @@ class ShardLabels:
         labels = group.agree(lambda: _labels(what, sizes, device, columns, drop))
         queries = torch.stack([labels.query_ids, labels.query_groups]).cpu().numpy()
         require_alike(
-            group, what, "query_ids, query_groups and drop", f"{drop} {zlib.crc32(queries):08x}"
+            group, what, "query_ids, query_groups and drop",
+            f"{drop} {zlib.crc32(queries.data):08x}",
         )
         return labels
 
@@ -107,16 +108,17 @@ def _labels(
         groups = ids  # not read
     found = []
     for name, values, size in zip(names, (*ids, *groups), sizes * 2, strict=True):
-        _checks.require(
-            values is not None, what, name, f'be given for drop="{drop}"', None,
-            "Pass the camera or place of each item.",
-        )  # fmt: skip
+        if values is None:
+            raise ValueError(_checks.sentence(
+                what, name, f'be given for drop="{drop}"', None,
+                "Pass the camera or place of each item."))  # fmt: skip
         if isinstance(values, np.ndarray):
             values = torch.from_numpy(np.array(values))
         _checks.require_dtype(what, name, values, (torch.int64,))
         _checks.require_shape(what, name, values, (size,))
         found.append(values.to(device))
-    return ShardLabels(*found, drop)
+    query_ids, gallery_ids, query_groups, gallery_groups = found
+    return ShardLabels(query_ids, gallery_ids, query_groups, gallery_groups, drop)
 
 
 @torch.no_grad()
@@ -235,7 +237,8 @@ def _before_first(
     bound = torch.where(has_some, distance[first], torch.nan)[:, None]
     place = torch.arange(tile.shape[1], device=tile.device)
     before = (tile < bound) | ((tile == bound) & (place < column[first][:, None]))
-    return before.nonzero().unbind(1)
+    row, column_before = before.nonzero().unbind(1)
+    return row, column_before
 
 
 def _statistics(crow: Tensor, ranks: Tensor, identities: Tensor) -> RankStatistics:

@@ -36,10 +36,10 @@ def score_sharded(
     rank, size = group_rank(), group_size()
     bounds = [len(gallery) * number // size for number in (rank, rank + 1)]
     shard = gallery.subset(torch.arange(*bounds, device=gallery.person_ids.device))
-    points = [part.features.double() for part in (query, shard)]
+    first, second = query.features.double(), shard.features.double()
     if parameters is not None and metric == "cosine":
-        points = [functional.normalize(values) for values in points]
+        first, second = functional.normalize(first), functional.normalize(second)
     return evaluate_sharded(
-        *points, query.person_ids, shard.person_ids, query.camera_ids, shard.camera_ids,
+        first, second, query.person_ids, shard.person_ids, query.camera_ids, shard.camera_ids,
         rules.name, metric=metric, rerank=parameters,
     )  # fmt: skip

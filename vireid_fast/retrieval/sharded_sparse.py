@@ -39,20 +39,24 @@ def reciprocal_rows(items: ShardedItems, indices: Tensor, candidates: KNN, k1: i
     width = min(k1 + 1, indices.shape[1])
     lists = items.gather(_narrow(indices[:, :width], items.num_items))
     sets = _Sets(lists, k1)
-    crow, col, distance, missing = [], [], [], []
+    counts: list[Tensor] = []
+    col_parts: list[Tensor] = []
+    distance_parts: list[Tensor] = []
+    missing_parts: list[Tensor] = []
     for begin in range(0, len(indices), _ROWS):
         offsets, columns = sets.of(items.own_ids[begin : begin + _ROWS])
         row = begin + torch.repeat_interleave(offsets.diff())
         known, values = _look_up(candidates, row, columns)
-        missing.append(sum(map(len, col)) + (~known).nonzero().flatten())
-        crow.append(offsets.diff())
-        col.append(columns)
-        distance.append(values)
-    crow = _offsets(crow, like=indices)
-    if not col:
-        col, distance = [indices.new_empty(0)], [candidates.distances.new_empty(0)]
-        missing = [indices.new_empty(0)]
-    col, distance, missing = torch.cat(col), torch.cat(distance), torch.cat(missing)
+        missing_parts.append(sum(map(len, col_parts)) + (~known).nonzero().flatten())
+        counts.append(offsets.diff())
+        col_parts.append(columns)
+        distance_parts.append(values)
+    crow = _offsets(counts, like=indices)
+    if not col_parts:
+        col_parts, distance_parts = [indices.new_empty(0)], [candidates.distances.new_empty(0)]
+        missing_parts = [indices.new_empty(0)]
+    col, distance = torch.cat(col_parts), torch.cat(distance_parts)
+    missing = torch.cat(missing_parts)
     row = torch.repeat_interleave(crow.diff())
     distance[missing] = pair_distances(items, row[missing], col[missing])
     weight = reciprocal_weights(crow, distance.div_(candidates.farthest[row]))

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -159,16 +159,21 @@ def _read_rows(
     junk = [n for n, person in enumerate(persons)
             if person == JUNK and words[n] not in ("gallery", None)]  # fmt: skip
     cells.report("person_id", junk, "be -1, which is junk, in the gallery only", findings)
-    cameras = [UNKNOWN_CAMERA] * len(cells)
+    cameras: Sequence[int | None] = [UNKNOWN_CAMERA] * len(cells)
     if "camera_id" in cells.columns:
         cameras, _ = _numbers(cells, "camera_id", findings)
-    tracklets, frames = [("", 0, "")] * len(cells), [0] * len(cells)
+    tracklets: Sequence[tuple[str, int, str] | None] = [("", 0, "")] * len(cells)
+    frames: Sequence[int | None] = [0] * len(cells)
     if is_video:
         tracklets, frames = _tracks(cells, findings)
-    columns = (persons, cameras, modality, words, tracklets, frames, paths)
+    columns: tuple[Sequence[Any], ...] = (
+        persons, cameras, modality, words, tracklets, frames, paths
+    )  # fmt: skip
     whole = [n for n, row in enumerate(zip(*columns, strict=True)) if None not in row]
     kept = sorted(set(whole).difference(junk))
-    usable = _unique_files(cells, paths, kept, findings, follow_links=follow_links)
+    usable = _unique_files(
+        cells, cast(Sequence[str], paths), kept, findings, follow_links=follow_links
+    )
     rows = [_Row(*(column[n] for column in columns)) for n in usable]
     if is_video and "frame" in cells.columns:
         _check_frames(cells.file, rows, findings)
@@ -189,7 +194,7 @@ def _inner_path(text: str) -> str | None:
 
 def _unique_files(
     cells: Cells,
-    paths: Sequence[str | None],
+    paths: Sequence[str],
     rows: Sequence[int],
     findings: Findings,
     *,
@@ -336,18 +341,18 @@ def _check_modalities(
 ) -> None:
     for split in ("train", "val", "test"):
         for modality, ids in table.lacking_modality(split).items():
-            ids = [names.get(i, i) for i in ids if i != JUNK]
+            people = [names.get(i, i) for i in ids if i != JUNK]
             word = MODALITY_NAMES[modality]
-            if ids and split == "train":
+            if people and split == "train":
                 findings.problems.append(
                     f"{file}: every train identity must have visible and infrared images, got "
-                    f"{len(ids)} without {word} images: {name_some(ids)}. Add images, or remove "
-                    "the rows of these persons."
+                    f"{len(people)} without {word} images: {name_some(people)}. Add images, or "
+                    "remove the rows of these persons."
                 )
-            elif ids:
+            elif people:
                 findings.warnings.append(
-                    f"{file}: {len(ids)} {split} identities have no {word} image: "
-                    f"{name_some(ids)}. They give queries without a match, or none at all."
+                    f"{file}: {len(people)} {split} identities have no {word} image: "
+                    f"{name_some(people)}. They give queries without a match, or none at all."
                 )
 
 

@@ -117,7 +117,7 @@ _LLCM = Structure(
 def _vcm_sizes(structure: Structure) -> dict[str, int]:
     """All tracklets, and those of training: the published counts do not tell the modalities."""
     train = sum(structure.num_rows("train", word) for word in MODALITY_NAMES)
-    return {"training": train, "training and test": sum(structure.total.values())}
+    return {"training": train, "training and test": sum((structure.total or {}).values())}
 
 
 # Comments of workingcoder/M3-ReID@2f6307e `data/manager.py`, which ran on the data; not verified

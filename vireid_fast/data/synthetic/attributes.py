@@ -6,7 +6,7 @@ is used by visible cameras only. Colours and infrared reflectances are drawn ind
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -174,7 +174,7 @@ def sample_identity(seed: int, person_id: int) -> Attributes:
     )
 
 
-def require_integer(what: str, argument: str, value: object, minimum: int) -> None:
+def require_integer(what: str, argument: str, value: Any, minimum: int) -> None:
     """Raise TypeError or ValueError unless `value` is an integer of at least `minimum`."""
     is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
     require(

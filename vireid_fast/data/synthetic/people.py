@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def people(seed: int, identities: int, progress: Progress | None) -> Iterator[At
 def save_picture(path: Path, pixels: NDArray[np.uint8], quality: int | None = None) -> None:
     """Write an image, making its folder; `quality` is that of a JPEG, None for other formats."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {} if quality is None else {"quality": quality}
+    options: dict[str, Any] = {} if quality is None else {"quality": quality}
     Image.fromarray(pixels).save(path, **options)
 
 

@@ -70,10 +70,8 @@ def walking_skeleton(person: Attributes, phase: float) -> Skeleton:
     chest = pelvis + up * torso * 0.835
     chin = neck + np.array([0.0, NECK * height, 0.012 * height])
     crown = chin + np.array([0.0, HEAD * height, 0.0])
-    legs = tuple(
-        _leg(person, pelvis, sign, angles) for sign, angles in zip((1.0, -1.0), hips, strict=True)
-    )
-    arms = tuple(_arm(person, chest, sign, phase) for sign in (1.0, -1.0))
+    legs = (_leg(person, pelvis, 1.0, hips[0]), _leg(person, pelvis, -1.0, hips[1]))
+    arms = (_arm(person, chest, 1.0, phase), _arm(person, chest, -1.0, phase))
     return Skeleton(crown, chin, neck, chest, pelvis, arms, legs)
 
 

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from math import cos, pi
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,7 @@ def _check_arguments(what: str, person: object, camera_id: object, size: object)
     require_size(what, size)
 
 
-def require_size(what: str, size: object) -> None:
+def require_size(what: str, size: Any) -> None:
     """Raise unless `size` is a usable (height, width)."""
     is_pair = isinstance(size, tuple | list) and len(size) == 2
     require(is_pair, what, "size", "be a pair (height, width)", size)
@@ -295,6 +296,7 @@ def _occlude(picture: Picture, camera: Camera, view: View) -> Picture:
     y = np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None]
     amount = abs(view.occlusion)
     tone = np.array([0.46, 0.45, 0.44])
+    shade: Any
     if view.occluder == "pillar":
         edge = 0.34 * amount
         distance = x if view.occlusion < 0 else 1.0 - x
@@ -319,7 +321,7 @@ def _occlude(picture: Picture, camera: Camera, view: View) -> Picture:
 
 
 @lru_cache(maxsize=32)
-def _vignette(height: int, width: int, strength: float) -> Picture:
+def _vignette(height: int, width: int, strength: float) -> Any:
     y = np.linspace(-1.0, 1.0, height, dtype=np.float32)[:, None]
     x = np.linspace(-1.0, 1.0, width, dtype=np.float32)
     return (1.0 - strength * np.clip((x * x + y * y) / 2.0, 0.0, 1.0))[..., None]

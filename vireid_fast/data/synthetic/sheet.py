@@ -74,7 +74,7 @@ def _read_rows(
     table: Table, identities: int, views: int, tile: tuple[int, int]
 ) -> list[list[Image.Image | None]]:
     video = isinstance(table, TrackletTable)
-    images = table.frames if video else table
+    images = table.frames if isinstance(table, TrackletTable) else table
     people = np.unique(images.person_ids)
     places = np.linspace(0, len(people) - 1, min(identities, len(people))).round().astype(int)
     columns = np.unique(np.stack([images.modality, images.camera_ids], 1), axis=0)

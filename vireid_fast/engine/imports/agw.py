@@ -16,6 +16,7 @@ from vireid_fast.engine.imports.settings import (
 )
 from vireid_fast.engine.model_card import ROW_NORMALISED, ModelCard, Preprocessing
 from vireid_fast.models.agw import AGW, NECKS, POOLINGS
+from vireid_fast.ops import Backend
 
 _SIZE = (288, 144)
 
@@ -80,7 +81,7 @@ class AGWFormat(CheckpointFormat):
             ),
         )  # fmt: skip
 
-    def module(self, card: ModelCard, backend: str) -> nn.Module:
+    def module(self, card: ModelCard, backend: Backend) -> nn.Module:
         """See `CheckpointFormat.module`; there is one backend."""
         settings = NetworkSettings(card)
         return AGW(

@@ -16,6 +16,7 @@ from vireid_fast.engine.imports.settings import (
     require_buildable,
 )
 from vireid_fast.engine.model_card import ModelCard
+from vireid_fast.ops import Backend
 
 
 class CheckpointFormat(ABC):
@@ -69,10 +70,10 @@ class CheckpointFormat(ABC):
         """
 
     @abstractmethod
-    def module(self, card: ModelCard, backend: str) -> nn.Module:
+    def module(self, card: ModelCard, backend: Backend) -> nn.Module:
         """The network that a card describes."""
 
-    def build(self, card: ModelCard, backend: str = "fused") -> nn.Module:
+    def build(self, card: ModelCard, backend: Backend = "fused") -> nn.Module:
         """The network that a card describes, with random weights on the CPU.
 
         Args:

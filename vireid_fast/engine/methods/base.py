@@ -1,7 +1,7 @@
 """What the engine needs to know of a method."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -9,7 +9,8 @@ from vireid_fast.config import Config, ConfigError
 from vireid_fast.engine.clip_setup import Backbone
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.stage import Stage
-from vireid_fast.engine.training_data import TrainingImages, TrainingTracklets, build_augmentation
+from vireid_fast.engine.training_data import build_augmentation
+from vireid_fast.ops import Backend
 
 
 class Method(ABC):
@@ -24,7 +25,8 @@ class Method(ABC):
     def __init__(self, runtime: Runtime, backbone: Backbone, num_identities: int) -> None:
         self.runtime = runtime
         self.config = runtime.config
-        self.model = self.build_model(backbone, num_identities)
+        # What a method and its stages call of the model is their own matter.
+        self.model: Any = self.build_model(backbone, num_identities)
         self.model.to(self.config.device)
         self.augmentation = build_augmentation(self.config.augment)
 
@@ -33,8 +35,8 @@ class Method(ABC):
         """The model, on the CPU."""
 
     @abstractmethod
-    def stages(self, data: TrainingImages | TrainingTracklets) -> list[Stage]:
-        """Training stages in their order; images, or tracklets for a video method."""
+    def stages(self, data: Any) -> list[Stage]:
+        """Training stages in order, on `TrainingImages` or, for video, `TrainingTracklets`."""
 
     @abstractmethod
     def encode(self, images: Tensor, modality: str) -> Tensor:
@@ -47,6 +49,11 @@ class Method(ABC):
 
     def warm_started(self) -> None:  # noqa: B027
         """Called when the shared parts were loaded from the run of another method."""
+
+    @property
+    def backend(self) -> Backend:
+        """The configured backend, which was checked when it was read."""
+        return cast(Backend, self.config.backend)
 
     @property
     def size(self) -> tuple[int, int]:

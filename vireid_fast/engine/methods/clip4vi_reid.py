@@ -61,7 +61,7 @@ class CLIP4VIReIDMethod(Method):
             torch.tensor(backbone.ids_of(template)),
             template.context_start,
             own.context_length,
-            backend=self.config.backend,
+            backend=self.backend,
         )
         if model.prompts is not None:
             model.prompts.requires_grad_(own.learned_prompts)
@@ -69,7 +69,8 @@ class CLIP4VIReIDMethod(Method):
 
     def stages(self, data: TrainingImages) -> list[Stage]:
         """TSG where there are tokens to learn, IFE where it has epochs, HSA."""
-        own, stages = self.config.clip4vi_reid, []
+        own = self.config.clip4vi_reid
+        stages: list[Stage] = []
         if learns_texts(self.model):
             stored = StoredFeatures(self.model, data, self.runtime)
             stages.append(TextStage(self.model, stored, self.runtime))

@@ -3,6 +3,7 @@
 A reimplementation following the abstract; what is the paper's and what is ours: docs/clip_mc.md.
 """
 
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class CLIPMCMethod(Method):
             compensation=own.compensation,
             meta_network=own.meta_network,
             tune_text=own.tune_text,
-            backend=self.config.backend,
+            backend=self.backend,
         )
 
     def warm_started(self) -> None:
@@ -122,9 +123,10 @@ class JointStage(ViewStage):
         """Everything the model gives for the whole batch, rows (visible, exchanged, infrared)."""
         with self._runtime.precision.autocast():
             own = self._model(torch.cat((batch.visible, batch.exchanged)), batch.infrared)
-        return CompleteFeatures(
-            *(None if part is None else gather_parts(part, VIEWS, self._runtime) for part in own)
+        parts: Any = (
+            None if part is None else gather_parts(part, VIEWS, self._runtime) for part in own
         )
+        return CompleteFeatures(*parts)
 
     def _text_terms(self, rows: CompleteFeatures, labels: Tensor) -> dict[str, Tensor]:
         """Terms of the descriptions; the first rows are the visible images."""

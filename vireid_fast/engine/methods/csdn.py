@@ -58,7 +58,7 @@ class CSDNMethod(Method):
             own.context_length,
             integration=own.integration,
             dropout=own.dropout,
-            backend=self.config.backend,
+            backend=self.backend,
         )
 
     def stages(self, data: TrainingImages) -> list[Stage]:

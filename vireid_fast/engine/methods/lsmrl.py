@@ -5,7 +5,7 @@ docs/lsmrl.md.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ from vireid_fast.losses import (
     weighted_regularized_triplet,
 )
 from vireid_fast.models import LSMRL
+from vireid_fast.ops import Backend
+from vireid_fast.ops.cross_modal_attention import Mode
 
 HEADS = ("neck", "prompts.", "diffusion.", "interaction.")
 MODALITIES = 2
@@ -64,8 +66,8 @@ class LSMRLMethod(Method):
             pattern=own.pattern,
             diffusion=own.diffusion,
             interaction=own.interaction,
-            interaction_mode=own.interaction_mode,
-            backend=self.config.backend,
+            interaction_mode=cast(Mode, own.interaction_mode),
+            backend=self.backend,
         )
         # The bank of a model that has not been trained, for a baseline.
         model.refresh_bank()
@@ -124,7 +126,7 @@ class SequenceStage:
         weights, labels = self._own.loss, batch.labels
         features, bank = self._encode(batch)
         both = labels.repeat(MODALITIES)
-        necks = {"f": self._model.pooled_neck, "p": self._model.projected_neck,
+        necks: dict[str, Any] = {"f": self._model.pooled_neck, "p": self._model.projected_neck,
                  "h": self._model.interaction_neck}  # fmt: skip
         terms: dict[str, Tensor] = {}
         grams = {}
@@ -139,7 +141,9 @@ class SequenceStage:
         if weights.text:
             scale = self._own.text_temperature
             p, texts = (scale_for_scores(x, scale) for x in (features["p"], bank))
-            loss = image_to_text(p, texts, both, backend=self._runtime.config.backend)
+            loss = image_to_text(
+                p, texts, both, backend=cast(Backend, self._runtime.config.backend)
+            )
             terms["text"] = weights.text * loss
         if "h" in features:
             # What testing has must not need what only training has.

@@ -62,7 +62,7 @@ def attention_weights(query: Tensor, key: Tensor, heads: int) -> Tensor:
     return torch.softmax(query @ key.transpose(2, 3) * query.shape[3] ** -0.5, dim=3)
 
 
-def packed_weights(layer: nn.Module, asking: Tensor, read: Tensor) -> Tensor:
+def packed_weights(layer: Any, asking: Tensor, read: Tensor) -> Tensor:
     """Weights of a layer with `in_proj_weight`, `in_proj_bias` and `heads`.
 
     Args:
@@ -82,7 +82,7 @@ def packed_weights(layer: nn.Module, asking: Tensor, read: Tensor) -> Tensor:
     return attention_weights(query, key, layer.heads)
 
 
-def interaction_weights(layer: nn.Module, visible: Tensor, infrared: Tensor) -> list[Tensor]:
+def interaction_weights(layer: Any, visible: Tensor, infrared: Tensor) -> list[Tensor]:
     """Weights of both directions of a `CrossModalAttention`.
 
     Args:
@@ -102,7 +102,7 @@ def interaction_weights(layer: nn.Module, visible: Tensor, infrared: Tensor) -> 
     return [packed_weights(layer, *pair) for pair in zip((visible, infrared), read, strict=True)]
 
 
-def pool_weights(pool: nn.Module, asking: Tensor, read: Tensor) -> Tensor:
+def pool_weights(pool: Any, asking: Tensor, read: Tensor) -> Tensor:
     """Weights of CLIP's attention pool: the mean token of one map over the tokens of another.
 
     Args:

@@ -1,6 +1,7 @@
 """What LSMRL looks at: across the modalities (CMI), and in the parts of a clip (STFL)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +15,7 @@ from vireid_fast.engine.report.attention import (
 )
 from vireid_fast.engine.report.overlays import LEGEND, marked, overlay, plain, strip
 from vireid_fast.models import LSMRL
-from vireid_fast.nn.clip_layouts import ClipGrid, GroupedLayout
+from vireid_fast.nn.clip_layouts import ClipGrid, ClipLayout, GroupedLayout, ShiftedLayout
 from vireid_fast.report.content import MethodPicture, Picture
 
 # Heights of the places that ask: about head, trunk and legs of a standing person.
@@ -36,21 +37,22 @@ def clip_pictures(
     blocks = model.encoder.visual.trunk.transformer.resblocks
     layouts = model.encoder.layouts
     # The last block of each kind: grouped, shifted.
-    laid = {type(layout): n for n, layout in enumerate(layouts) if layout is not None}
-    watched = [blocks[n].ln_1 for n in laid.values()]
+    laid = {type(layout): (n, layout) for n, layout in enumerate(layouts) if layout is not None}
+    watched = [blocks[n].ln_1 for n, _ in laid.values()]
     with recorded([blocks[-1].ln_1, *watched]) as (last, *within):
-        features = model.encode_clips(*views, model.bank)
+        visible, infrared = views
+        features = model.encode_clips(visible, infrared, model.bank)
     if model.interaction is None:
         found = [_without_interaction(model, pixels, last, whose)]
     else:
         with recorded([model.interaction.attention]) as (crossing,):
             model.interact(features.rows(0, 1), features.rows(1, 2))
         found = [_interaction(model, pixels, crossing, whose)]
-    for n, calls in zip(laid.values(), within, strict=True):
+    for (n, layout), calls in zip(laid.values(), within, strict=True):
         grid = ClipGrid(views[0].shape[1], *model.encoder.visual.grid)
         normed = calls.outputs[0].reshape(2, grid.frames, grid.tokens, -1)
-        maps = [clip_maps(blocks[n].attn, clip, layouts[n], grid).cpu().numpy() for clip in normed]
-        found.append(_within(layouts[n], pixels, maps, whose))
+        maps = [clip_maps(blocks[n].attn, clip, layout, grid).cpu().numpy() for clip in normed]
+        found.append(_within(layout, pixels, maps, whose))
     return found
 
 
@@ -60,6 +62,7 @@ def _interaction(
     """Both directions of the CMI: of the class tokens, and of three infrared patches."""
     visible, infrared = calls.inputs[0][:2]
     grid = model.encoder.visual.grid
+    assert model.interaction is not None  # the caller looked
     weights = interaction_weights(model.interaction.attention, visible, infrared)
     # In the mode "joint" the tokens of both are read, visible ones first.
     count = visible.shape[1]
@@ -114,16 +117,18 @@ def _without_interaction(
 
 
 def _within(
-    layout: object, pixels: tuple[np.ndarray, np.ndarray], maps: Sequence[np.ndarray], whose: str
+    layout: ClipLayout,
+    pixels: tuple[np.ndarray, np.ndarray],
+    maps: Sequence[Any],
+    whose: str,
 ) -> MethodPicture:
     """What the class tokens read of the frames in a grouped or shifted block."""
-    grouped = isinstance(layout, GroupedLayout)
-    parts = layout.groups if grouped else 1
+    parts = layout.groups if isinstance(layout, GroupedLayout) else 1
     pictures: list[Picture] = [
-        strip(clip, own, parts, f"frames of the {name} clip under the map of each part")
+        strip(list(clip), own, parts, f"frames of the {name} clip under the map of each part")
         for clip, own, name in zip(pixels, maps, _NAMES, strict=True)
     ]
-    if grouped:
+    if isinstance(layout, GroupedLayout):
         title = f"Attention within {parts} parts"
         caption = (
             f"Spatial-temporal grouped encoder (STFL): within each of {parts} stripes the class "
@@ -131,6 +136,7 @@ def _within(
             f"the last grouped block; each stripe has its own scale. {LEGEND}"
         )
     else:
+        assert isinstance(layout, ShiftedLayout)
         title = "Attention after the temporal patch shift"
         caption = (
             f"Temporal patch shift encoder (STFL), pattern {layout.pattern}: each class token "

@@ -1,9 +1,10 @@
 """What image methods look at: attention pool or class token, within and across modalities."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from vireid_fast.engine.report.attention import packed_weights, pool_weights, recorded
 from vireid_fast.engine.report.overlays import LEGEND, overlay, plain
@@ -13,7 +14,7 @@ from vireid_fast.report.content import MethodPicture
 
 
 def image_pictures(
-    model: nn.Module, pixels: tuple[np.ndarray, np.ndarray], views: Sequence[Tensor], whose: str
+    model: Any, pixels: tuple[np.ndarray, np.ndarray], views: Sequence[Tensor], whose: str
 ) -> list[MethodPicture]:
     """Attention of a visible and an infrared image within and across, and of CLIP-MC's prompts.
 
@@ -55,7 +56,7 @@ def image_pictures(
 
 
 def _maps(
-    model: nn.Module, visible: Tensor, infrared: Tensor
+    model: Any, visible: Tensor, infrared: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Maps of the visible and of the infrared image, (2, rows, columns) each.
 
@@ -73,7 +74,7 @@ def _maps(
     embedding = model.modality_embedding if isinstance(model, ClipMC) else None
     with recorded(watched) as calls:
         tokens = encoder.encode_tokens(visible, infrared, embedding).tokens
-        if layers:
+        if generator is not None and layers:
             generator(tokens)
     if convolutional:
         (maps,) = calls[0].inputs[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vireid_fast.data.images import ImageError, load_image
+from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.data.views import test_view
 from vireid_fast.engine.data_setup import Table, frame_sampling
 from vireid_fast.engine.methods import Method
@@ -63,7 +64,7 @@ def method_pictures(
 
 def _frames(method: Method, table: Table, row: int) -> np.ndarray:
     """The image of a row, or the frames that stand for a tracklet. Shape (T, H, W, 3), uint8."""
-    if not method.video:
+    if not isinstance(table, TrackletTable):
         return load_image(table.file(row), method.size)[None]
     drawn = frame_sampling(method.config).draw(table.length[row : row + 1], None)[0]
     first = int(table.start[row])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from vireid_fast._checks import positive_int, require, require_choice
 from vireid_fast._version import __version__
@@ -73,7 +74,7 @@ def report_of_features(
         f"query {_name(query)}, gallery {_name(gallery)}, features {_name(features)}",
     )  # fmt: skip
     rules = get_protocol(protocol)
-    sources = (query, gallery) if pair else (features,)
+    sources = [s for s in (query, gallery, features) if s is not None]
     sets = [s if isinstance(s, FeatureSet) else read_feature_set(s) for s in sources]
     judged = Judged(
         rules, sets[0].validate(), sets[-1].validate(),
@@ -137,7 +138,7 @@ def _results(
 ) -> dict[str, EvaluationResult]:
     """Results of each setting, without and, if asked, with re-ranking."""
     kinds = (None,) if rerank is None else (None, rerank)
-    options = {"metric": metric, "processing": processing, "split": split}
+    options: dict[str, Any] = {"metric": metric, "processing": processing, "split": split}
     protocol, sides = judged.rules.name, (judged.query, judged.gallery)
     if judged.paired:
         pairs = [evaluate_pair(*sides, protocol, rerank=kind, **options) for kind in kinds]

@@ -1,8 +1,8 @@
 """Ranked lists of the best, median and worst queries."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch

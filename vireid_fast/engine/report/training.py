@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from vireid_fast.report.content import TrainingCurve
 
@@ -50,7 +51,7 @@ def training_curves(file: Path) -> tuple[tuple[TrainingCurve, ...], tuple[str, .
     return found, _notes(file, damaged, values)
 
 
-def _record(line: bytes) -> dict[str, object] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     """An epoch, or None for a damaged line."""
     try:
         record = json.loads(line)

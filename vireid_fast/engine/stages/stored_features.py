@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class StoredFeatures:
     """
 
     def __init__(self, model: nn.Module, images: TrainingImages, runtime: Runtime) -> None:
-        self._model = model
+        self._model: Any = model
         self._images = images
         self._runtime = runtime
         self._augmentation = build_augmentation(runtime.config.augment)
@@ -130,7 +131,7 @@ class StoredStage:
     _order: RowOrder
 
     def __init__(self, model: nn.Module, stored: StoredFeatures, runtime: Runtime) -> None:
-        self._model = model
+        self._model: Any = model
         self._stored = stored
         self._runtime = runtime
 

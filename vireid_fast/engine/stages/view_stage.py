@@ -1,6 +1,7 @@
 """What the stages on augmented views of images have in common."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ class ViewStage:
     _batches: ImageBatches
 
     def __init__(self, model: nn.Module, images: TrainingImages, runtime: Runtime) -> None:
-        self._model = model
+        self._model: Any = model
         self._images = images
         self._runtime = runtime
 

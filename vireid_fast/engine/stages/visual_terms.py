@@ -1,8 +1,10 @@
 """Loss terms that the visual stages of the image methods share."""
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vireid_fast.config import VisualLossConfig
 from vireid_fast.engine.runtime import Runtime
@@ -16,12 +18,13 @@ from vireid_fast.losses import (
 )
 from vireid_fast.losses.precision import at_least_float32
 from vireid_fast.models.two_stem import ImageFeatures
+from vireid_fast.ops import Backend
 
 VIEWS = 3
 """Parts of a batch's rows: first visible view, second visible view, infrared view."""
 
 
-def encode_views(model: nn.Module, batch: ViewBatch, runtime: Runtime) -> ImageFeatures:
+def encode_views(model: Any, batch: ViewBatch, runtime: Runtime) -> ImageFeatures:
     """Features f and p of the whole batch, rows (visible, exchanged, infrared), in float32.
 
     Every process encodes its own images and gets the features of all; gradients flow back to the
@@ -79,7 +82,7 @@ def metric_terms(
 
 
 def feature_terms(
-    model: nn.Module, features: ImageFeatures, labels: Tensor, weights: VisualLossConfig,
+    model: Any, features: ImageFeatures, labels: Tensor, weights: VisualLossConfig,
     runtime: Runtime,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Identity and metric terms of f and p, whose necks are `pooled_neck` and `projected_neck`."""
@@ -105,7 +108,7 @@ def text_terms(
         weights: Weights of "visible" and "infrared".
         runtime: The run.
     """
-    count, backend = len(labels), runtime.config.backend
+    count, backend = len(labels), cast(Backend, runtime.config.backend)
     rows = {"visible": projected[:count], "infrared": projected[(VIEWS - 1) * count :]}
     return {
         f"text_{name}": weight * image_to_text(rows[name], bank, labels, backend=backend)

@@ -53,6 +53,7 @@ def centred_distance(
     _checks.require_shape(_WHAT, "x", x, ("N", "D"))
     if out is None:
         out = x.new_empty((x.shape[0], y.shape[0]))
+    others: dict[str, tuple[Tensor, tuple[int | str, ...]]]
     others = {"y": (y, ("M", x.shape[1])), "out": (out, (x.shape[0], y.shape[0]))}
     if centre is not None:
         others["centre"] = centre, (x.shape[1],)

@@ -1,6 +1,7 @@
 """Public function `cross_modal_attention`."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,7 +102,10 @@ class _Attention(torch.autograd.Function):
     """The raw ops; returns the output slots, (num_slots, H, D)."""
 
     @staticmethod
-    def forward(ctx, query, key, value, index, scale, backend):
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, index: AttentionIndex, scale: float,
+        backend: str,
+    ) -> Tensor:  # fmt: skip
         run, ctx.run_backward = _implementation(backend)
         queries, keys = index.queries, index.keys
         out, lse = run(
@@ -116,7 +120,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, lse = ctx.saved_tensors
         queries, keys = ctx.index.queries, ctx.index.keys
         dq, dk, dv = ctx.run_backward(
@@ -152,7 +156,8 @@ def _validate(
     require_shape(_OP, "value", value, (index.num_keys, *query.shape[1:]))
     require(query.shape[1] > 0 and query.shape[2] > 0, _OP, "query", "have heads of some width",
             "none")  # fmt: skip
-    require_same_device(_OP, query=query, key=key, value=value, index=index)
+    rows = cast(Tensor, index)  # of which the device alone is read
+    require_same_device(_OP, query=query, key=key, value=value, index=rows)
 
 
 def _require_kernel(query: Tensor) -> None:

@@ -5,6 +5,8 @@ p = start[s] + i; it loads row `rows[p]` (p if rows is None) and stores at slot 
 loaded row if slots is None). Slots are unique, so no two positions ever add to one address.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,13 +40,13 @@ def _fake_bwd(
     return dq, key.new_empty(keys), value.new_empty(keys)
 
 
-def _cuda(*arguments: Tensor | int | float | None) -> tuple[Tensor, Tensor]:
+def _cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
     from vireid_fast.ops.cross_modal_attention import triton
 
     return triton.cross_modal_attention(*arguments)
 
 
-def _cuda_bwd(*arguments: Tensor | int | float | None) -> tuple[Tensor, Tensor, Tensor]:
+def _cuda_bwd(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from vireid_fast.ops.cross_modal_attention import triton
 
     return triton.cross_modal_attention_bwd(*arguments)

@@ -54,7 +54,7 @@ _HAS_TRITON = _has_triton()
 class AttentionPlan(NamedTuple):
     """What "auto" takes, and one sentence why."""
 
-    backend: str
+    backend: AttentionBackend
     reason: str
 
 

@@ -123,6 +123,7 @@ def fold_slots(values: Tensor, side: SequenceRows, *, mean: bool) -> Tensor:
         total[:number] += values[first : first + number]
         first += number
     if mean:
+        assert side.counts is not None  # as `repeated`
         total = total / side.counts.to(total.dtype)
     return own.index_copy(0, side.repeated, total.to(own.dtype))
 

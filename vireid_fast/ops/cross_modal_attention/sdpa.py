@@ -31,8 +31,8 @@ def sdpa_attention(
     key, value = load_entries(key, index.keys), load_entries(value, index.keys)
     parts = []
     for block in index.blocks:
-        heads_first = (x.transpose(1, 2) for x in block_views(query, key, value, block))
-        mixed = F.scaled_dot_product_attention(*heads_first, scale=scale)
+        q, k, v = (x.transpose(1, 2) for x in block_views(query, key, value, block))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return store_entries(out.contiguous(), index.queries)

@@ -5,7 +5,7 @@ Registers are rounded up to the eight that the hardware allocates at once. Joint
 two warp groups. sm_80 keeps operands in registers that sm_90 reads from shared memory.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Limits = tuple[int, int, int, int]
 """Registers, bytes of spill, bytes of shared memory, tensor-core instructions at least."""
@@ -35,11 +35,11 @@ def _budgets(
     ]
 
 
-def _halves(*row: str | int | Limits) -> list[Budget]:
+def _halves(*row: Any) -> list[Budget]:
     return _budgets(("fp16", "bf16"), *row)
 
 
-def _float32(*row: str | int | Limits) -> list[Budget]:
+def _float32(*row: Any) -> list[Budget]:
     return _budgets(("fp32",), *row)
 
 

@@ -56,7 +56,7 @@ def merge_lists(
     _checks.require_dtype(_WHAT, "x", x, (torch.float32, torch.float64))
     _checks.require_shape(_WHAT, "x", x, ("R", "D"))
     rows = x.shape[0]
-    floats = {
+    floats: dict[str, tuple[Tensor, tuple[int | str, ...]]] = {
         "y": (y, ("M", x.shape[1])),
         "coarse": (coarse, (rows, y.shape[0])),
         "slack": (slack, (rows,)),

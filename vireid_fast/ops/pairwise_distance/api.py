@@ -1,6 +1,6 @@
 """Public function `pairwise_distance`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def pairwise_distance(
 
 class _PairwiseDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, metric, backend):
+    def forward(ctx: Any, x: Tensor, y: Tensor, metric: int, backend: str) -> Tensor:
         run = reference.pairwise_distance if backend == "reference" else pairwise_distance_op
         distances = run(x, y, metric)
         ctx.metric = metric
@@ -78,7 +78,7 @@ class _PairwiseDistance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *rest = ctx.saved_tensors
         grad_x = grad_y = None
         if ctx.metric == Metric.NEGATIVE_DOT:

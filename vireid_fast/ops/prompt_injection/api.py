@@ -1,6 +1,7 @@
 """Public functions `prompt_injection` and `inject_tokens`."""
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -12,6 +13,20 @@ from vireid_fast.ops.prompt_injection import codes, reference
 from vireid_fast.ops.prompt_injection.op import prompt_injection_bwd_op, prompt_injection_fwd_op
 from vireid_fast.ops.prompt_injection.sources import MODES, Injected, TokenNorm, TokenSource
 from vireid_fast.ops.prompt_injection.validation import validate, validate_labels
+
+
+@overload
+def prompt_injection(
+    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int, *,
+    norm: None = None, out_dtype: torch.dtype | None = None, backend: Backend = "fused",
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def prompt_injection(
+    template: Tensor, positions: Tensor, context: Tensor, labels: Tensor, start: int, *,
+    norm: TokenNorm, out_dtype: torch.dtype | None = None, backend: Backend = "fused",
+) -> Injected: ...  # fmt: skip
 
 
 def prompt_injection(
@@ -52,6 +67,20 @@ def prompt_injection(
     """
     sources = (TokenSource(context, start, labels),)
     return _inject("prompt_injection", template, sources, positions, norm, out_dtype, backend)
+
+
+@overload
+def inject_tokens(
+    stream: Tensor, sources: Sequence[TokenSource], *, positions: Tensor | None = None,
+    norm: None = None, out_dtype: torch.dtype | None = None, backend: Backend = "fused",
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def inject_tokens(
+    stream: Tensor, sources: Sequence[TokenSource], *, positions: Tensor | None = None,
+    norm: TokenNorm, out_dtype: torch.dtype | None = None, backend: Backend = "fused",
+) -> Injected: ...  # fmt: skip
 
 
 def inject_tokens(
@@ -150,7 +179,10 @@ def _run(
 
 class _Injection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, stream, positions, weight, bias, settings, *tokens_and_labels):
+    def forward(
+        ctx: Any, stream: Tensor, positions: Tensor | None, weight: Tensor | None,
+        bias: Tensor | None, settings: tuple, *tokens_and_labels: Any,
+    ) -> Any:  # fmt: skip
         starts, modes, eps, batch, dtype, backend = settings
         tokens = tokens_and_labels[: len(starts)]
         labels = tokens_and_labels[len(starts) :]
@@ -172,23 +204,24 @@ class _Injection(torch.autograd.Function):
         return out, normalized
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         # The wrapper takes time that counts at this size, and has work under create_graph alone.
         run = _differentiate_once if torch.is_grad_enabled() else _Injection.differentiate
         return run(ctx, *grads)
 
     @staticmethod
-    def differentiate(ctx, grad, grad_normalized=None):
+    def differentiate(
+        ctx: Any, grad: Tensor | None, grad_normalized: Tensor | None = None
+    ) -> Any:
         out, statistics, weight, *labels = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if grad is None and grad_normalized is None:
             return (None,) * len(needs)
         fused = ctx.backend == "fused"
         run = prompt_injection_bwd_op if fused else reference.prompt_injection_bwd
-        *grads, tokens = run(grad, grad_normalized, out, statistics, weight, labels, *ctx.layout)
-        if grad_normalized is None:
-            grads[2:] = None, None
-        grads += [None, *tokens, *labels]
+        *found, tokens = run(grad, grad_normalized, out, statistics, weight, labels, *ctx.layout)
+        of_norm = found[2:] if grad_normalized is not None else (None, None)
+        grads = [*found[:2], *of_norm, None, *tokens, *labels]
         return tuple([g if need else None for g, need in zip(grads, needs, strict=True)])
 
 

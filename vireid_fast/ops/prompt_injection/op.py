@@ -1,6 +1,7 @@
 """Contract of the raw ops `vireid_fast::prompt_injection_fwd` and `prompt_injection_bwd`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ def _fake_bwd(
     wanted: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     given = grad_normalized if grad is None else grad
+    assert given is not None
     batch, length, width = given.shape
 
     def empty(kind: int, *shape: int) -> Tensor:
@@ -69,13 +71,13 @@ def _fake_bwd(
     )  # fmt: skip
 
 
-def _cuda(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
+def _cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from vireid_fast.ops.prompt_injection import triton
 
     return triton.prompt_injection(*arguments)
 
 
-def _cuda_bwd(*arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def _cuda_bwd(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     from vireid_fast.ops.prompt_injection import triton
 
     return triton.prompt_injection_bwd(*arguments)

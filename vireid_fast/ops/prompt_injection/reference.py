@@ -56,7 +56,7 @@ def prompt_injection(
     if positions is not None:
         out = out + positions.to(wide)
     out = out.to(dtype).clone(memory_format=torch.contiguous_format)
-    if weight is None:
+    if weight is None or bias is None:
         return out, out.new_empty(0), out.new_empty(0, dtype=wide)
     # The norm sees the tokens as they are returned, rounded.
     values = out.to(wide)
@@ -104,6 +104,7 @@ def prompt_injection_bwd(
         Gradients of stream, positions, weight, bias and of the tokens of each source.
     """
     given = grad_normalized if grad is None else grad
+    assert given is not None
     wide = _sum_dtype(given.dtype)
     total = torch.zeros_like(given, dtype=wide) if grad is None else grad.to(wide)
 
@@ -115,6 +116,7 @@ def prompt_injection_bwd(
 
     grad_weight = grad_bias = total
     if grad_normalized is not None:
+        assert out is not None and statistics is not None and weight is not None
         through, grad_weight, grad_bias = _norm_bwd(grad_normalized, out, statistics, weight)
         total = total + through
     norm_kind = NOTHING if grad_normalized is None else wanted[2]

@@ -14,6 +14,7 @@ from vireid_fast._checks import (
     require_number,
     require_same_device,
     require_shape,
+    require_tensor,
     sentence,
 )
 from vireid_fast.ops._registration import BACKENDS
@@ -121,7 +122,7 @@ def _check_source(
         require_shape(what, f"{prefix}labels", labels, ("B",))
         items[f"{prefix}labels"] = labels.shape[0]
     elif not prefix:
-        require_dtype(what, "labels", labels, (torch.int64,))
+        require_tensor(what, "labels", labels)
     elif tokens.shape[0] != 1:
         items[name] = tokens.shape[0]
     require_choice(what, f"{prefix}mode", mode, MODES)

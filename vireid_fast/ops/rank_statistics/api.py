@@ -1,5 +1,6 @@
 """Public rank statistics: validation and choice of the backend."""
 
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -107,7 +108,9 @@ def rank_statistics(
     )
     if distances.dtype in (torch.float16, torch.bfloat16):
         distances = distances.float()
-    count = reference.rank_statistics if backend == "reference" else rank_statistics_op
+    count: Callable[..., Iterable[Tensor]] = (
+        reference.rank_statistics if backend == "reference" else rank_statistics_op
+    )
     found = RankStatistics(*count(distances, *labels, columns, DROP_RULES.index(drop)))
     return without_nan(what, found, first_row)
 
@@ -173,8 +176,9 @@ def feature_rank_statistics(
     if metric == "cosine":
         query, gallery = _unit(query), _unit(gallery)
     code, offset = _METRICS[metric]
-    reference_count = reference.feature_rank_statistics
-    count = reference_count if backend == "reference" else feature_rank_statistics_op
+    count: Callable[..., Iterable[Tensor]] = feature_rank_statistics_op
+    if backend == "reference":
+        count = reference.feature_rank_statistics
     found = count(query, gallery, *labels, code, offset, DROP_RULES.index(drop))
     return without_nan(what, RankStatistics(*found), first_row)
 
@@ -216,11 +220,12 @@ def checked_labels(
     lists = (index.identities.of, index.identities.start, index.identities.items)
     if drop == "none":
         return (identities, identities, *lists, *lists)  # groups are not read
-    _checks.require(
-        index.groups is not None, what, "gallery_ids", f'index groups for drop="{drop}"', None,
-        "Give them to GalleryIndex.build.",
-    )  # fmt: skip
     groups = index.groups
+    if groups is None:
+        raise ValueError(_checks.sentence(
+            what, "gallery_ids", f'index groups for drop="{drop}"', None,
+            "Give them to GalleryIndex.build."))  # fmt: skip
+    assert query_groups is not None  # checked above
     return (
         identities, groups.find(query_groups), *lists, groups.of, groups.start, groups.items
     )  # fmt: skip
@@ -229,10 +234,10 @@ def checked_labels(
 def _require_groups(
     what: str, name: str, groups: Tensor | None, size: int, like: Tensor, drop: DropRule
 ) -> None:
-    _checks.require(
-        groups is not None, what, name, f'be given for drop="{drop}"', None,
-        "Pass the camera or place of each item.",
-    )  # fmt: skip
+    if groups is None:
+        raise ValueError(_checks.sentence(
+            what, name, f'be given for drop="{drop}"', None,
+            "Pass the camera or place of each item."))  # fmt: skip
     _require_ids(what, name, groups, size, like)
 
 

@@ -1,5 +1,6 @@
 """Ranks in float64 of float32 features, which float32 tiles decide where a bound allows it."""
 
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -79,7 +80,9 @@ def wide_rank_statistics(
     labels = checked_labels(
         what, query, len(gallery), query_ids, gallery_ids, query_groups, gallery_groups, drop
     )
-    count = reference.wide_rank_statistics if backend == "reference" else wide_rank_statistics_op
+    count: Callable[..., Iterable[Tensor]] = wide_rank_statistics_op
+    if backend == "reference":
+        count = reference.wide_rank_statistics
     codes = WIDE_METRICS.index(metric), DROP_RULES.index(drop)
     return without_nan(
         what, RankStatistics(*count(query, gallery, *labels, *lengths, *codes)), first_row
@@ -124,7 +127,9 @@ def ranking_distances(
     what = "ranking_distances"
     lengths = _wide_features(what, query, gallery, gallery_lengths, metric, backend)
     labels = checked_labels(what, query, len(gallery), query_ids, gallery_ids, None, None, "none")
-    compute = reference.ranking_distances if backend == "reference" else ranking_distances_op
+    compute: Callable[..., Tensor] = ranking_distances_op
+    if backend == "reference":
+        compute = reference.ranking_distances
     index = (labels[0], *labels[3:5])
     return compute(query, gallery, *index, *lengths, WIDE_METRICS.index(metric))
 

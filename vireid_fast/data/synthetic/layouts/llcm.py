@@ -96,8 +96,8 @@ def _draw(root: Path, own: _Parameters, progress: Progress | None) -> None:
     folder = root / "idx"
     folder.mkdir()
     for part in ("train", "test"):
-        for word, names in files.items():
-            lines = [f"{p} {label}" for label, i in enumerate(splits[part]) for p in names[i]]
+        for word, paths in files.items():
+            lines = [f"{p} {label}" for label, i in enumerate(splits[part]) for p in paths[i]]
             (folder / f"{part}_{word}.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
     ids = ",".join(str(i) for i in splits["test"])
     (folder / "test_id.txt").write_text(ids + "\n", encoding="ascii")
