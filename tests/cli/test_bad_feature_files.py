@@ -74,7 +74,7 @@ def test_absent_files_folders_and_other_formats(vireid, pair, tmp_path):
     for name, expected in (
         ("absent.npz", "path must be an existing file"),
         ("folder.npz", "path must be an existing file"),
-        ("features.csv", "path suffix must be one of ['.npz', '.safetensors']"),
+        ("features.csv", "path suffix must be one of ['.npz', '.safetensors', '.h5']"),
     ):
         message = vireid.error("eval", "--query", tmp_path / name, *pair[2:])
         assert expected in message and name in message

@@ -7,8 +7,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from vireid_fast.data import feature_files
-from vireid_fast.data.feature_files import read_features, read_metadata, write_features
+from vireid_fast.data import feature_files, feature_formats, h5_reading
+from vireid_fast.data.feature_files import (
+    read_features,
+    read_metadata,
+    read_paths,
+    write_features,
+)
 
 
 def make_arrays(rows=5, width=3):
@@ -23,7 +28,7 @@ def make_arrays(rows=5, width=3):
     }
 
 
-@pytest.fixture(params=[".npz", ".safetensors"])
+@pytest.fixture(params=[".npz", ".safetensors", ".h5"])
 def path(request, tmp_path):
     return tmp_path / f"features{request.param}"
 
@@ -73,8 +78,9 @@ def test_failed_write_keeps_the_previous_file(path, monkeypatch):
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_files.np, "savez", full_disk)
-    monkeypatch.setattr(feature_files.safetensors.numpy, "save_file", full_disk)
+    monkeypatch.setattr(feature_formats.np, "savez", full_disk)
+    monkeypatch.setattr(feature_formats.safetensors.numpy, "save_file", full_disk)
+    monkeypatch.setattr("h5py.File", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_features(path, make_arrays(rows=7))
     np.testing.assert_array_equal(read_features(path)["features"], arrays["features"])
@@ -137,7 +143,7 @@ def test_absent_file_and_unknown_suffix(tmp_path):
     with pytest.raises(FileNotFoundError, match="path must be an existing file"):
         read_features(tmp_path / "absent.npz")
     (tmp_path / "features.csv").touch()
-    match = r"path suffix must be one of \['.npz', '.safetensors'\], got '.csv'"
+    match = r"path suffix must be one of \['.npz', '.safetensors', '.h5'\], got '.csv'"
     with pytest.raises(ValueError, match=match):
         read_features(tmp_path / "features.csv")
     with pytest.raises(ValueError, match=match):
@@ -153,3 +159,102 @@ def test_write_rejects_wrong_arrays(path):
     with pytest.raises(TypeError, match="person_ids must be an array of numbers, got object"):
         write_features(path, arrays | {"person_ids": np.array(["a"] * 5, dtype=object)})
     assert not path.exists()
+
+
+NAMES = ["cam1/a b.jpg", "Gänse/ü.png", "new\nline.jpg", "", "\udcff.jpg"]
+
+
+def test_paths_come_back_and_do_not_disturb_the_arrays(path):
+    write_features(path, make_arrays(), {"root": "/data"}, NAMES)
+    assert read_paths(path) == NAMES
+    assert read_features(path).keys() == make_arrays().keys()
+    assert read_metadata(path) == {"root": "/data"}
+    write_features(path, make_arrays(rows=0), paths=[])
+    assert read_paths(path) == []
+    write_features(path, make_arrays())
+    assert read_paths(path) is None
+
+
+def test_paths_that_do_not_fit_are_refused(path, tmp_path):
+    with pytest.raises(ValueError, match="paths must have one name for each of the 5 rows, got 2"):
+        write_features(path, make_arrays(), paths=["a", "b"])
+    with pytest.raises(ValueError, match="paths must hold no NUL character"):
+        write_features(path, make_arrays(), paths=["a\0b"] * 5)
+    assert not path.exists()
+    # Plain text, as other programs write it, is read as well.
+    other = tmp_path / "other.npz"
+    np.savez(other, **make_arrays(), paths=np.array(list("abcde")))
+    assert read_paths(other) == list("abcde")
+    np.savez(other, **make_arrays(), paths=np.array(list("ab")))
+    with pytest.raises(ValueError, match="have one name for each of the 5 rows, got 2"):
+        read_paths(other)
+    np.savez(other, **make_arrays(), paths=np.arange(5))
+    with pytest.raises(ValueError, match="not names that each end in NUL"):
+        read_paths(other)
+
+
+def test_notes_that_are_no_object_are_named(tmp_path):
+    np.savez(tmp_path / "f.npz", **make_arrays(), metadata=np.array("[1]"))
+    with pytest.raises(ValueError, match="got ValueError: metadata that is a list"):
+        read_metadata(tmp_path / "f.npz")
+
+
+def _outside(file, tmp_path, kind):
+    """An array `features` that lies in another file, in one of HDF5's four ways."""
+    import h5py
+
+    with h5py.File(tmp_path / "secret.h5", "w") as other:
+        other["features"] = np.ones((5, 3))
+    if kind == "external link":
+        file["features"] = h5py.ExternalLink("secret.h5", "/features")
+    elif kind == "soft link":
+        file["features"] = h5py.SoftLink("/person_ids")
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout((5, 3), float)
+        layout[:] = h5py.VirtualSource("secret.h5", "features", (5, 3))
+        file.create_virtual_dataset("features", layout)
+    elif kind == "external storage":
+        file.create_dataset("features", (5, 3), float, external=[("secret.h5", 0, 120)])
+    elif kind == "empty":
+        file.create_dataset("features", (10**9, 10**6), np.float32, chunks=(1, 10**6))
+    elif kind == "group":
+        file.create_group("features")
+    else:
+        file["features"] = ["a", "b"]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("external link", "is a link"), ("soft link", "is a link"), ("virtual", "lies in another"),
+    ("external storage", "lies in another file"), ("empty", "with only 0 bytes of content"),
+    ("group", "is a group, not an array"), ("text", "holds object, not numbers"),
+])  # fmt: skip
+def test_hostile_hdf5_reads_nothing_else_and_fills_no_memory(tmp_path, kind, expected):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["person_ids"] = np.arange(5)
+        _outside(file, tmp_path, kind)
+    with pytest.raises(ValueError, match=rf"f\.h5 must be a complete \.h5 file .*{expected}"):
+        read_features(tmp_path / "f.h5")
+
+
+def test_hdf5_that_crashes_its_library_or_never_ends_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "f.h5"
+    write_features(path, make_arrays())
+    crash, sleep = tmp_path / "crash.py", tmp_path / "sleep.py"
+    crash.write_text("import os; os.abort()")
+    sleep.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(h5_reading, "_SECONDS", 0.2)
+    for script in (crash, sleep):
+        monkeypatch.setattr(h5_reading, "_SCRIPT", script)
+        with pytest.raises(ValueError, match="a file on which HDF5 crashes or does not end"):
+            read_features(path)
+
+
+def test_hdf5_without_h5py_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(h5_reading.importlib.util, "find_spec", lambda name: None)
+    expected = "h5py must be installed for .h5 files, got none. Run: pip install h5py"
+    with pytest.raises(RuntimeError, match=expected):
+        write_features(tmp_path / "f.h5", make_arrays())
+    (tmp_path / "f.h5").touch()
+    with pytest.raises(RuntimeError, match=expected):
+        read_features(tmp_path / "f.h5")

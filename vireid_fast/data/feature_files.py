@@ -1,51 +1,55 @@
-"""Feature files: the arrays of one extraction in `.npz` or `.safetensors`.
+"""Feature files: the arrays of one extraction in `.npz`, `.safetensors` or `.h5` (with h5py).
 
-Keys: `features` (N, D); `person_ids` (N,); optional, each (N,): `camera_ids`, -1 where unknown;
-`modality`, 0 visible and 1 infrared; `image_indices`, the 1-based position of an image in the
-folder of its identity and camera; `roles`, 1 query, 0 gallery, -1 neither. Further keys are
-ignored, so that files from other programs can be read.
+Keys: `features` (N, D); `person_ids` (N,), all -1 where nobody is known; optional, each (N,):
+`camera_ids`, -1 where unknown; `modality`, 0 visible and 1 infrared; `image_indices`, the 1-based
+position of an image in the folder of its identity and camera; `roles`, 1 query, 0 gallery, -1
+neither. `paths`, uint8, holds the N files as UTF-8 text, each followed by a NUL, relative to the
+folder that the note `root` names; of a tracklet its middle frame. Further keys are ignored, so that
+files from other programs can be read.
 
 Metadata is text by name. `processing.<name>` says how the features were made (such as
-`processing.flip`), and `data_split` which numbered split of the data set the model belongs to.
+`processing.flip`), `data_split` which numbered split of the data set the model belongs to,
+`checkpoint` is the SHA-256 of the weights; `method`, `normalisation`, `metric`, `protocol`,
+`dtype`, `version` and `data` say what their names say.
 """
 
-import json
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
-import torch
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast._files import atomic_write
+from vireid_fast.data.feature_formats import (
+    FORMATS,
+    UNREADABLE,
+    decode_paths,
+    encode_paths,
+    read_arrays,
+    read_notes,
+    require_format_available,
+    write_arrays,
+)
 
 REQUIRED_KEYS = ("features", "person_ids")
 OPTIONAL_KEYS = ("camera_ids", "modality", "image_indices", "roles")
-FORMATS = (".npz", ".safetensors")
+PATHS_KEY = "paths"
 
 PROCESSING_PREFIX = "processing."
 SPLIT_NOTE = "data_split"
+ROOT_NOTE = "root"
 
-_METADATA_KEY = "metadata"
-# Everything that numpy, zipfile and safetensors raise on truncated or foreign bytes.
-_UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError,
-    struct.error, zipfile.BadZipFile, zlib.error, safetensors.SafetensorError,
-)  # fmt: skip
+UNKNOWN_PERSON = -1
+"""Of every row, where nobody is known; among others a person that rankings leave out."""
 
 
 def read_features(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the arrays of a feature file; pickled objects are never loaded.
 
     Args:
-        path: A `.npz` or `.safetensors` file.
+        path: A `.npz`, `.safetensors` or `.h5` file.
 
     Returns:
         The required keys and those optional ones that the file has, as stored; bfloat16, which
@@ -55,13 +59,11 @@ def read_features(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         FileNotFoundError: There is no such file.
         ValueError: The suffix is unknown, the file is damaged or holds Python objects, or a key is
             missing.
+        RuntimeError: The file is `.h5` and h5py is not installed.
     """
     path = _existing_file("read_features", path)
     with _readable("read_features", path):
-        if path.suffix == ".npz":
-            present, arrays = _read_npz(path, REQUIRED_KEYS + OPTIONAL_KEYS)
-        else:
-            present, arrays = _read_safetensors(path)
+        present, arrays = read_arrays(path, REQUIRED_KEYS + OPTIONAL_KEYS)
     for key in REQUIRED_KEYS:
         require(
             key in arrays, f"read_features: {path}", f"key {key!r}", "be in the file",
@@ -79,30 +81,49 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     path = _existing_file("read_metadata", path)
     with _readable("read_metadata", path):
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="pt") as file:
-                return dict(file.metadata() or {})
-        _, arrays = _read_npz(path, (_METADATA_KEY,))
-        text = arrays.get(_METADATA_KEY)
-        return {} if text is None else {str(k): str(v) for k, v in json.loads(str(text)).items()}
+        return read_notes(path)
+
+
+def read_paths(path: str | os.PathLike[str]) -> list[str] | None:
+    """Read the names of the images that a feature file's rows belong to.
+
+    The names are what the file says; `images.file_below` tells which of them may be opened.
+
+    Returns:
+        One name for each row, relative to the folder in the note `root`; None if the file has none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The suffix is unknown, the file is damaged, or names and rows differ in number.
+    """
+    path = _existing_file("read_paths", path)
+    with _readable("read_paths", path):
+        _, arrays = read_arrays(path, (PATHS_KEY, "person_ids"))
+        names = decode_paths(arrays[PATHS_KEY]) if PATHS_KEY in arrays else None
+    rows = len(arrays["person_ids"]) if "person_ids" in arrays else 0
+    require(names is None or len(names) == rows, f"read_paths: {path}", "paths",
+            f"have one name for each of the {rows} rows", len(names or ()))  # fmt: skip
+    return names
 
 
 def write_features(
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
+    paths: Sequence[str] | None = None,
 ) -> None:
     """Write a feature file in one step; a failed write leaves the previous file as it was.
 
     Args:
-        path: Target; the suffix `.npz` or `.safetensors` sets the format.
+        path: Target; the suffix `.npz`, `.safetensors` or `.h5` sets the format.
         arrays: The required keys and any of the optional ones.
         metadata: Notes such as checkpoint and protocol; JSON text under the key `metadata` in
-            `.npz`, the header in `.safetensors`.
+            `.npz`, the header in `.safetensors`, attributes of the root in `.h5`.
+        paths: One file for each row, relative to the folder in the note `root`.
 
     Raises:
         ValueError: The suffix or a key is unknown, or a required key is missing.
-        TypeError: An array is not numeric.
+        TypeError: An array is not numeric. RuntimeError: `.h5` without h5py.
         OSError: The file cannot be written.
     """
     path = Path(path)
@@ -115,23 +136,25 @@ def write_features(
             array.dtype.kind in "iuf", "write_features", key, "be an array of numbers", array.dtype,
             "Convert it with .astype.", TypeError,
         )  # fmt: skip
-    notes = dict(metadata or {})
-    with atomic_write(path) as temporary:
-        if path.suffix == ".npz":
-            # An open file: numpy would append `.npz` to the temporary name.
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays, **{_METADATA_KEY: np.array(json.dumps(notes))})
-        else:
-            contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-            try:
-                safetensors.numpy.save_file(contiguous, temporary, metadata=notes)
-            except safetensors.SafetensorError as error:
-                raise OSError(f"write_features: {path} could not be written: {error}.") from error
+    stored = dict(arrays)
+    if paths is not None:
+        require(len(paths) == len(arrays["features"]), "write_features", "paths",
+                f"have one name for each of the {len(arrays['features'])} rows",
+                len(paths))  # fmt: skip
+        stored[PATHS_KEY] = encode_paths(paths)
+    with atomic_write(path, own_folder=True) as temporary:
+        write_arrays(temporary, path.suffix, stored, metadata or {})
 
 
 def require_target(path: Path) -> None:
-    """Raise ValueError unless a feature file can have this name; costs nothing, so ask early."""
+    """Raise unless a feature file can have this name; costs nothing, so ask early.
+
+    Raises:
+        ValueError: The suffix is unknown, or a folder has the name.
+        RuntimeError: The suffix is `.h5` and h5py is not installed.
+    """
     require_choice("write_features", "path suffix", path.suffix, FORMATS)
+    require_format_available(path)
     require(not path.is_dir(), "write_features", "path", "be a file", f"the folder {path}")
 
 
@@ -142,6 +165,7 @@ def _existing_file(what: str, path: str | os.PathLike[str]) -> Path:
         FileNotFoundError,
     )  # fmt: skip
     require_choice(f"{what}: {path}", "path suffix", path.suffix, FORMATS)
+    require_format_available(path)
     return path
 
 
@@ -150,29 +174,8 @@ def _readable(what: str, path: Path) -> Iterator[None]:
     """Turn every error of the decoders into one sentence that names the file."""
     try:
         yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{what}: {path} must be a complete {path.suffix} file of plain numeric arrays, "
             f"got {type(error).__name__}: {error}. Save or copy it again."
         ) from error
-
-
-def _read_npz(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names in the archive, and the arrays among `keys`; objects are not unpickled."""
-    # numpy would take any other bytes for a pickle and advise to trust it.
-    if not zipfile.is_zipfile(path):
-        raise ValueError("one single array or foreign bytes, not an archive of named arrays")
-    with np.load(path, allow_pickle=False) as archive:
-        return archive.files, {key: archive[key] for key in keys if key in archive.files}
-
-
-def _read_safetensors(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names in the file, and the arrays that we know."""
-    arrays: dict[str, np.ndarray] = {}
-    with safetensors.safe_open(path, framework="pt") as file:
-        present = list(file.keys())
-        for key in REQUIRED_KEYS + OPTIONAL_KEYS:
-            if key in present:
-                tensor = file.get_tensor(key)
-                arrays[key] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return present, arrays

@@ -150,6 +150,31 @@ def load_images(
             yield from pool.map(load, paths[start : start + _FILES_PER_BLOCK])
 
 
+def file_below(root: Path, name: str, source: str) -> Path:
+    """The file that a path out of a feature file means, which must lie in its folder.
+
+    Args:
+        root: The folder.
+        name: Path relative to it, from a file that anyone may have written.
+        source: That file, for errors.
+
+    Raises:
+        ValueError: The path is absolute, leads out of the folder, or follows a link out of it.
+    """
+    parts = name.replace("\\", "/").split("/")
+    inside = not name.startswith(("/", "\\")) and ".." not in parts and ":" not in parts[0]
+    require(
+        inside and "\0" not in name, source, "path", f"stay in {root}", repr(name),
+        "Correct the file: paths are relative to the folder of the images.",
+    )  # fmt: skip
+    real = (root / name).resolve()
+    require(
+        real.is_relative_to(root.resolve()), source, "path", f"stay in {root}",
+        f"{name!r}, a link to {real}", "Copy the image, or give the folder that holds it.",
+    )  # fmt: skip
+    return root / name
+
+
 def require_size(what: str, size: tuple[int, int]) -> None:
     """Raise ValueError unless `size` is (height, width)."""
     fits = len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
