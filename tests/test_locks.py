@@ -13,7 +13,7 @@ import pytest
 
 from vireid_fast import _locks
 from vireid_fast._checks import WriteError
-from vireid_fast._locks import InUseError, exclusive
+from vireid_fast._locks import InUseError, exclusive, remove_unheld
 
 CONTEXT = multiprocessing.get_context("fork")
 
@@ -141,3 +141,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     want = r"\.lock must be written, got Permission denied"
     with pytest.raises(WriteError, match=want), exclusive(tmp_path, "run"):
         pass
+
+
+def test_what_a_killed_holder_left_is_removed_and_a_live_ones_stays(tmp_path, other_process):
+    (tmp_path / ".dead.lock").write_text("{}")
+    other_process(tmp_path, name=".live.lock")
+    for name in (".dead.lock", ".live.lock", ".absent.lock"):
+        remove_unheld(tmp_path / name)
+    assert os.listdir(tmp_path) == [".live.lock"]

@@ -97,9 +97,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file and flush it to disk; one that cannot be written whole is taken back.
+    """Add a line of text to a file; see `append_bytes`."""
+    append_bytes(path, f"{line}\n".encode())
 
-    A kill in the middle may leave a part of the line without its end, which readers skip.
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Add to a file and flush it to disk; what cannot be written whole is taken back.
+
+    A kill in the middle may leave a part, which readers skip.
 
     Raises:
         WriteError: The file cannot be written; it is as it was.
@@ -107,7 +112,7 @@ def append_line(path: Path, line: str) -> None:
     try:
         with open(path, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
-            data = memoryview(f"{line}\n".encode())
+            data = memoryview(content)
             try:
                 while data:
                     data = data[file.write(data) :]

@@ -77,6 +77,17 @@ def exclusive(
                 path.rmdir()
 
 
+def remove_unheld(file: Path) -> None:
+    """Remove the file of a lock whose holder was killed, if there is one."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR)
+        try:
+            if try_lock(descriptor) and _is_at(descriptor, file):
+                file.unlink()
+        finally:
+            os.close(descriptor)
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock an open file for this process, without waiting; False if another one has it."""
     if fcntl is None:

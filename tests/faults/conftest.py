@@ -5,14 +5,20 @@ all of it.
 """
 
 import json
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-SEED = 20260101
-"""Of everything that the suite draws; a failure names what was drawn."""
+sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
+
+from tiny_runs import SEED, write_tiny_sets
+from zygote import Zygote, build_library
+
+__all__ = ["SEED"]
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,19 @@ def count(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     if target:
         text = json.dumps(dict(sorted(counts.items())), indent=1) + "\n"
         Path(target).write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Forks a child for each job, in which calls of the C library may fail."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("no C compiler, or no Linux: calls cannot be made to fail")
+    parent = Zygote(build_library(tmp_path_factory.mktemp("library")))
+    yield parent
+    parent.close()
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sets of `method_cases`."""
+    return write_tiny_sets(tmp_path_factory.mktemp("sets"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vireid_fast._checks import require, sentence
 from vireid_fast._files import atomic_write, remove_abandoned
-from vireid_fast._locks import exclusive
+from vireid_fast._locks import exclusive, remove_unheld
 from vireid_fast._version import __version__
 from vireid_fast.data.images import ImageError, load_images, require_size
 from vireid_fast.data.table import ImageTable, require_rows
@@ -87,7 +87,11 @@ def open_cache(
     key, digest = _digests(table, rows, size)
     data = folder / f"images-{size[0]}x{size[1]}-{key}.npy"
     cached = _open_existing(data, digest, rows, size)
-    if cached is None:
+    if cached is not None:
+        # A process that was killed in the last moments of building it has left these.
+        remove_unheld(_lock_file(data))
+        remove_abandoned(data.with_suffix(".json"))
+    else:
         cached = _build_alone(table, rows, size, data, digest, skip_bad, progress)
     if cached.bad and not skip_bad:
         raise cached.bad[0]
@@ -141,7 +145,7 @@ def _build_alone(
 ) -> ImageCache:
     """Build the cache, or wait for the process that does; of several one alone builds."""
     with _explained(data.parent, _needed(rows, size)), exclusive(
-        data.parent, "open_cache", name=f".{data.stem}.lock", held=data, wait=True
+        data.parent, "open_cache", name=_lock_file(data).name, held=data, wait=True
     ):
         cached = _open_existing(data, digest, rows, size)
         if cached is None:
@@ -152,6 +156,10 @@ def _build_alone(
                 "open_cache", "the new cache", f"be readable at {data}", "none",
                 "Another program changed it; run again."))  # fmt: skip
         return cached
+
+
+def _lock_file(data: Path) -> Path:
+    return data.with_name(f".{data.stem}.lock")
 
 
 def _needed(rows: np.ndarray, size: tuple[int, int]) -> int:

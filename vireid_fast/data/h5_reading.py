@@ -4,8 +4,8 @@ The HDF5 library crashes on some damaged files, so they are read in a process of
 (`h5_process.py`): what happens to it there becomes an error here.
 """
 
-import io
 import importlib.util
+import io
 import json
 import math
 import subprocess

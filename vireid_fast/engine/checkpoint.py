@@ -7,6 +7,7 @@ step; `latest.json` and `best.json` beside it name the folders to use and change
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vireid_fast._files import atomic_folder, atomic_write, flush
+from vireid_fast._files import atomic_folder, atomic_write
 from vireid_fast._version import __version__
 from vireid_fast.data.table import name_some
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CARD_FILE = "card.json"
+# Of letters such as those of `0-visual-0001`; no dots alone, no separator of any system.
+_FOLDER_NAME = re.compile(r"[\w-][\w.-]{0,254}")
+
 SEAL = "seal"
 """Key of a card or pointer under which the SHA-256 of its other entries stands."""
 
@@ -119,7 +123,7 @@ def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and facts that a pointer names."""
     facts = _read_json(pointer)
     name = facts.get("checkpoint")
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name):
         raise CheckpointError(
             f"checkpoint: {pointer} must name a folder beside it, got {str(name)[:80]!r}."
         )
@@ -182,16 +186,16 @@ def remove_other_checkpoints(parent: Path, keep: set[str]) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file and flush it to disk.
+    """Write a safetensors file atomically.
 
     Raises:
         OSError: The disk is full or the file cannot be written.
     """
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise OSError(f"checkpoint: {path} could not be written: {error}.") from error
-    flush(path)
+    with atomic_write(path, own_folder=True) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise OSError(f"checkpoint: {path} could not be written: {error}.") from error
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

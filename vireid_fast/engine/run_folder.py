@@ -18,6 +18,7 @@ from vireid_fast._files import append_line, atomic_write
 from vireid_fast._locks import LOCK_FILE, exclusive
 from vireid_fast._version import __version__
 from vireid_fast.config import Config, ConfigError, load_config, presets
+from vireid_fast.engine.scalar_events import scalar_events
 
 # What a continuation may change: where it runs and reads, and results beside training. The other
 # evaluation keys choose the epoch; `evaluation.batch_size` also blocks stage-2 features.
@@ -204,7 +205,7 @@ class MetricsLog:
         with atomic_write(self._file) as path:
             path.write_text("".join(f"{line}\n" for line in lines[:keep]), encoding="utf-8")
         self.lines = min(keep, len(lines))
-        self._board = _tensorboard(run.path / "tensorboard")
+        self._board = scalar_events(run.path / "tensorboard")
 
     def write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         """Append one epoch."""
@@ -212,19 +213,4 @@ class MetricsLog:
         append_line(self._file, json.dumps(record))
         self.lines += 1
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{stage}/{name}", value, epoch)
-            self._board.flush()
-
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
+            self._board.write(stage, epoch, values)

@@ -100,13 +100,9 @@ class Trainer:
         """Train all stages, or what is left of them after `restore`."""
         position = self._position
         log = MetricsLog(self.run, keep=position.lines) if self.world.is_main else None
-        try:
-            while position.stage < len(self.stages):
-                self._train_stage(self.stages[position.stage], position, log)
-                position.stage, position.epoch = position.stage + 1, 0
-        finally:
-            if log is not None:
-                log.close()
+        while position.stage < len(self.stages):
+            self._train_stage(self.stages[position.stage], position, log)
+            position.stage, position.epoch = position.stage + 1, 0
 
     def _train_stage(self, stage: Stage, position: Position, log: MetricsLog | None) -> None:
         # Preparing may draw random numbers (dropout in a text bank); they too belong to a place.

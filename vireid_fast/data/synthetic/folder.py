@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
-from vireid_fast._files import atomic_folder
-from vireid_fast._locks import exclusive
+from vireid_fast._files import atomic_folder, remove_abandoned
+from vireid_fast._locks import exclusive, remove_unheld
 from vireid_fast.data.synthetic.parameters import Parameters
 
 MARKER = "synth.json"
@@ -64,11 +64,15 @@ def write_set(
     """
     root = Path(root)
     text = json.dumps(asdict(parameters), indent=2) + "\n"
-    if _holds_same_set(root, text, contents):
-        return False
     root = root.resolve()
     # The folder is replaced as a whole, so the lock lies beside it.
-    with exclusive(root.parent, "synth", name=f".{root.name}.lock", held=root):
+    lock = root.with_name(f".{root.name}.lock")
+    if _holds_same_set(root, text, contents):
+        # A writer that was killed in its last moments has left these.
+        remove_abandoned(root)
+        remove_unheld(lock)
+        return False
+    with exclusive(root.parent, "synth", name=lock.name, held=root):
         # Another process may have drawn it meanwhile.
         if _holds_same_set(root, text, contents):
             return False
