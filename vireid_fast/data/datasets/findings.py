@@ -131,7 +131,7 @@ def _files(folder: Path, inside: str | None) -> dict[str, bool]:
     """
     try:
         with os.scandir(folder) as entries:
-            files = [entry for entry in entries if entry.is_file()]
+            files = [entry for entry in entries if _is_file(entry)]
     except OSError as error:
         if error.errno in _NO_SUCH_FOLDER:
             return {}
@@ -145,6 +145,14 @@ def _files(folder: Path, inside: str | None) -> dict[str, bool]:
         else folder_is_out
         for entry in files
     }
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    # A link that leads in a circle.
+    except OSError:
+        return False
 
 
 def _is_below(path: str, folder: str) -> bool:
