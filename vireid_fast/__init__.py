@@ -64,13 +64,14 @@ __all__ = [
 
 _LAZY = ("Extractor", "from_pretrained")
 
+if not TYPE_CHECKING:  # A checker would take any name for one that is there.
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from vireid_fast.engine import extractor
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            from vireid_fast.engine import extractor
 
-        return getattr(extractor, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(extractor, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -138,3 +138,10 @@ def test_its_command_line_draws_and_finds_the_configurations(clean, tmp_path):
     refused = subprocess.run([clean / "vireid", "train", "--config", "csdn/none", "--run", "run"],
                              cwd=tmp_path, capture_output=True, text=True, timeout=120)  # fmt: skip
     assert refused.returncode == 1 and "'csdn/sysu_mm01_small'" in refused.stderr
+
+
+def test_type_checkers_see_the_installed_package(clean, tmp_path):
+    (tmp_path / "usage.py").write_text((ROOT / "tests/packaging/typed_usage.py").read_text())
+    run(sys.executable, "-m", "mypy", "--python-executable", clean / "python",
+        "--warn-unused-ignores", "--config-file=", "--ignore-missing-imports", "usage.py",
+        cwd=tmp_path)  # fmt: skip

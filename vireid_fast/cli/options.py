@@ -18,6 +18,10 @@ ConfigOption = Annotated[
     str, typer.Option("--config", "-c", help="YAML file, or a preset such as csdn/scene_regions.")
 ]
 RunOption = Annotated[Path, typer.Option("--run", "-r", help="Folder of the run.")]
+ModelOption = Annotated[
+    Path | None, typer.Option(help="Or a model folder: model.safetensors and card.json.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue a stopped run; on the CPU bit for bit.")
 ]
@@ -52,7 +56,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 ShotsOption = Annotated[
-    tuple | None,
+    tuple | None,  # type: ignore[type-arg]  # of whatever `integers` gives
     typer.Option(
         parser=integers,
         metavar="N[,N]",

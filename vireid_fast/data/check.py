@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vireid_fast._checks import require, require_choice
 from vireid_fast.data.datasets import DATASETS
@@ -101,7 +102,7 @@ class CheckReport:
             )
         return "Equal to the published structure."
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers."""
         return {
             "name": self.name,
@@ -119,7 +120,7 @@ class CheckReport:
         }
 
 
-def _counts_json(counted: Structure) -> dict:
+def _counts_json(counted: Structure) -> dict[str, Any]:
     parts = counted.parts
     values = {
         "unit": counted.unit,
@@ -172,7 +173,7 @@ class CheckReports:
             texts.append("\n".join([title, *lines]))
         return "\n\n".join(texts)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The one report, or for several `ok` and the list "splits"."""
         if len(self.reports) == 1:
             return self.reports[0].to_json()

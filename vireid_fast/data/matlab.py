@@ -37,7 +37,7 @@ class _Matrix:
     parts: list[tuple[int, memoryview]]
 
 
-def read_variables(path: Path) -> dict[str, np.ndarray | list | None]:
+def read_variables(path: Path) -> dict[str, np.ndarray | list[Any] | None]:
     """Read the variables of a file.
 
     Args:
@@ -56,7 +56,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray | list | None]:
     order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
     if order is None:
         raise ValueError("a file without the header of MATLAB 5")
-    found: dict[str, np.ndarray | list | None] = {}
+    found: dict[str, np.ndarray | list[Any] | None] = {}
     for kind, data in _elements(content[_HEADER_BYTES:], order, packed=True):
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} where a variable should be")

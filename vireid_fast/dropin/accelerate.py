@@ -1,12 +1,13 @@
 """`accelerate` and `revert`: faster methods for a model's modules, in place."""
 
+
 import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import require
 from vireid_fast.dropin.guards import method_problem, touched_names
 from vireid_fast.dropin.kinds import KINDS, Kind
-from vireid_fast.dropin.kinds.base import UnsuitableError
+from vireid_fast.dropin.kinds.base import Probe, UnsuitableError
 from vireid_fast.dropin.kinds.multihead_attention import self_attentions
 from vireid_fast.dropin.probe import (
     compare,
@@ -123,7 +124,7 @@ def _replace(module: nn.Module, kind: Kind, model: nn.Module) -> None:
 
 
 def _results(
-    module: nn.Module, cls: type[nn.Module], kind: Kind, probes: list[tuple[str, tuple, dict]]
+    module: nn.Module, cls: type[nn.Module], kind: Kind, probes: list[Probe]
 ) -> list[Tensor]:
     """What the methods of `cls` give, in evaluation and in training mode, and their gradients."""
     results = []
@@ -135,7 +136,7 @@ def _results(
 
 
 def _probe(
-    module: nn.Module, cls: type[nn.Module], kind: Kind, probe: tuple[str, tuple, dict]
+    module: nn.Module, cls: type[nn.Module], kind: Kind, probe: Probe
 ) -> list[Tensor]:
     """What a method gives; called on the class, so that no hook of the module runs."""
     method, args, kwargs = probe

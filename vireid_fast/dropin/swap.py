@@ -25,7 +25,7 @@ class FastModule:
         """What the kind prepared for this module."""
         return self.__dict__[_STATE]
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # A class made at run time has no name by which pickle could find it.
         made, arguments, *rest = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
         if made is not copyreg.__newobj__ or arguments != (type(self),):  # type: ignore[attr-defined]

@@ -17,11 +17,16 @@ from vireid_fast.data.table import MODALITY_NAMES, name_some
 from vireid_fast.engine.extraction import EncodedRows, encode_rows
 from vireid_fast.engine.image_folders import folder_clips, folder_images
 from vireid_fast.engine.model_card import ModelCard
-from vireid_fast.engine.networks import FeatureNetwork, open_network, open_run_network
+from vireid_fast.engine.networks import (
+    WHICH,
+    FeatureNetwork,
+    open_network,
+    open_run_network,
+)
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.training_data import FrameSampling
 
-ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray, Tensor]  # noqa: UP007
+ImageLike = Union[str, os.PathLike[str], Image.Image, np.ndarray, Tensor]  # noqa: UP007
 """A file, an image of Pillow, or uint8 samples of shape (H, W, 3) or (H, W)."""
 
 
@@ -177,6 +182,20 @@ class Extractor:
             found.features, tuple(names[row] for row in found.rows.tolist()), found.bad
         )
 
+    def extract_path(
+        self, path: str | os.PathLike[str], *, modality: str, batch_size: int = 64,
+        skip_bad: bool = False,
+    ) -> FolderFeatures:  # fmt: skip
+        """Features of one image, called by its name, or of a folder; see `extract_folder`."""
+        path = Path(path)
+        if path.is_dir():
+            return self.extract_folder(
+                path, modality=modality, batch_size=batch_size, skip_bad=skip_bad
+            )
+        items: list[Any] = [[path]] if self.video else [path]
+        found = self._encode(items, modality, batch_size, skip_bad=skip_bad)
+        return FolderFeatures(found.features, (path.name,) * len(found.rows), found.bad)
+
     def _encode(
         self, items: list[Any], modality: str | Sequence[str], batch_size: int, *, skip_bad: bool
     ) -> EncodedRows:
@@ -287,3 +306,28 @@ def _numbers(modality: str | Sequence[str], count: int) -> np.ndarray:
 def from_pretrained(path: str | os.PathLike[str], *, device: str = "cpu") -> Extractor:
     """Open a model folder or a run folder as an `Extractor`; see `Extractor.from_pretrained`."""
     return Extractor.from_pretrained(path, device=device)
+
+
+def open_extractor(
+    what: str, run: Path | None, model: Path | None, which: str = "best", device: str = "cpu"
+) -> Extractor | None:
+    """The extractor that the options of a command name; None where they name none.
+
+    Args:
+        what: The command, for errors.
+        run: Value of --run.
+        model: Value of --model.
+        which: Checkpoint of the run, "best" or "latest".
+        device: Where the network goes.
+
+    Raises:
+        ValueError: Both are given, or see `Extractor.from_run`, `Extractor.from_pretrained`.
+    """
+    require(run is None or model is None, what, "--model", "come without --run",
+            f"--run {run}")  # fmt: skip
+    require_choice(what, "--checkpoint", which, WHICH)
+    if run is not None:
+        return Extractor.from_run(run, which, device)
+    if model is not None:
+        return Extractor.from_pretrained(model, device=device)
+    return None

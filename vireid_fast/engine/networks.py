@@ -63,7 +63,7 @@ class FeatureNetwork:
     encode: Callable[[Tensor, str], Tensor]
     device: str
     sampling: FrameSampling | None
-    autocast: Callable[[], contextlib.AbstractContextManager]
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
     source: Path
 
     @property

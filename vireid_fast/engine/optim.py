@@ -4,6 +4,7 @@ import bisect
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def parameter_groups(
     factors: Mapping[str, float] | None = None,
     bias_factor: float = 1.0,
     decay_vectors: bool = True,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Parameters with their weight decay and learning-rate factor.
 
     Args:
@@ -73,7 +74,7 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(kind: str, groups: list[dict], lr: float) -> torch.optim.Optimizer:
+def build_optimizer(kind: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
     """Adam or AdamW over `groups`; weight decay and factors are in the groups."""
     owner = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
     return owner(groups, lr=lr)

@@ -1,6 +1,7 @@
 """The number format of the encoders."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -28,6 +29,6 @@ class Precision:
             kind = "bfloat16" if self._device == "cuda" else "float32"
         self.kind = kind
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """A context for the forward pass of an encoder."""
         return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.kind == "bfloat16")

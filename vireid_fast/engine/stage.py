@@ -16,7 +16,7 @@ class StagePlan:
 
     epochs: int
     optimizer: str
-    groups: list[dict]
+    groups: list[dict[str, Any]]
     schedule: Schedule
     per_step: bool
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class AheadOfTime:
         label: What distinguishes this instance, beside its kernel and dtype.
     """
 
-    kernel: Callable
+    kernel: Callable[..., Any]
     signature: Mapping[str, str]
     constants: Mapping[str, object]
     registers: int

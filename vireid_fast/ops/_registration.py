@@ -1,7 +1,7 @@
 """Registers raw ops with the torch dispatcher and remembers which kernel serves which device."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch._ops import OpOverload
@@ -18,10 +18,10 @@ KERNELS: dict[str, dict[str, str]] = {}
 def register_op(
     schema: str,
     *,
-    fake: Callable,
-    reference: Callable,
+    fake: Callable[..., Any],
+    reference: Callable[..., Any],
     cpu: bool = True,
-    cuda: Callable | Literal["C++", "reference"] = "reference",
+    cuda: Callable[..., Any] | Literal["C++", "reference"] = "reference",
 ) -> OpOverload:
     """Define one raw op of the namespace `vireid_fast` and the implementations that Python knows.
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class QueryCard:
     """
 
     query: RankedQuery
-    lists: tuple[tuple[str, float, int | None, tuple], ...]
+    lists: tuple[tuple[str, float, int | None, tuple[Any, ...]], ...]
     wrong: bool
     direction: str
     precision: float
@@ -87,7 +88,7 @@ class QueryCard:
     change: str
 
     @property
-    def tables(self) -> tuple[tuple[str, tuple], ...]:
+    def tables(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """Label and matches of each list."""
         return tuple((label, matches) for label, _, _, matches in self.lists)
 

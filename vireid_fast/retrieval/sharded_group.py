@@ -84,7 +84,7 @@ class ShardGroup:
             broadcast.wait()
         return parts
 
-    def counts(self, *numbers: int) -> list:
+    def counts(self, *numbers: int) -> list[Any]:
         """The number of each process, in rank order; of several numbers, a tuple of each."""
         if self.size == 1:
             return [numbers[0] if len(numbers) == 1 else numbers]

@@ -291,7 +291,7 @@ def _sorting_key(text: str) -> tuple[str, int, str] | None:
 
 
 def _check_frames(file: Path, rows: Sequence[_Row], findings: Findings) -> None:
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     again = [
         f"{row.frame} of {row.path} and {seen[key]}"
         for row in rows

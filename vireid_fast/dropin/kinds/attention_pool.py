@@ -5,7 +5,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from vireid_fast.dropin.guards import untouched
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, has_linear, no_state, tensor_result
+from vireid_fast.dropin.kinds.base import (
+    Kind,
+    Probe,
+    UnsuitableError,
+    has_linear,
+    no_state,
+    tensor_result,
+)
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.nn.attention_pool import absorbed_pool
@@ -33,7 +40,7 @@ def _matches(module: nn.Module) -> bool:
     )
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     count, width = module.positional_embedding.shape
     x = random_input(2, width, count - 1, 1, like=module.q_proj.weight)
     return [("forward", (x,), {})]

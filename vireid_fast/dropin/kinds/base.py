@@ -12,6 +12,10 @@ from vireid_fast.dropin.swap import FastModule
 Prepare = Callable[[nn.Module, nn.Module], Any]
 
 
+Probe = tuple[str, tuple[Any, ...], dict[str, Any]]
+"""A method of a module, with arguments and keyword arguments of a call."""
+
+
 class UnsuitableError(Exception):
     """A module of a known kind that must stay as it is; the message is the reason."""
 
@@ -38,7 +42,7 @@ class Kind:
     fast: type[FastModule]
     matches: Callable[[nn.Module], bool]
     prepare: Prepare
-    probes: Callable[[nn.Module], list[tuple[str, tuple, dict]]]
+    probes: Callable[[nn.Module], list[Probe]]
     result: Callable[[Any], Tensor]
     inner: Callable[[nn.Module], Iterable[nn.Module]] = nn.Module.modules
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast.dropin.guards import untouched
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, has_linear
+from vireid_fast.dropin.kinds.base import Kind, Probe, UnsuitableError, has_linear
 from vireid_fast.dropin.kinds.text_state import TextState, text_state
 from vireid_fast.dropin.lazy_output import lazy_output
 from vireid_fast.dropin.probe import random_input, run_quietly
@@ -147,7 +147,7 @@ def _probe_ids(module: nn.Module) -> Tensor:
     return ids.to(module.logit_scale.device)
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     config = module.config.vision_config
     images = random_input(
         2, config.num_channels, config.image_size, config.image_size,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vireid_fast.dropin.guards import attention_problems, positional_arguments, untouched
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
+from vireid_fast.dropin.kinds.base import Kind, Probe, UnsuitableError, tensor_result
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.ops import AttentionIndex, cross_modal_attention
@@ -92,7 +92,7 @@ def _prepare(module: nn.Module, _: nn.Module) -> None:
         raise UnsuitableError("; ".join(problems))
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     like = module.in_proj_weight
     query, key = (random_input(2, n, module.embed_dim, like=like) for n in (3, 5))
     if not module.batch_first:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vireid_fast.dropin.kinds.base import Kind, tensor_result
+from vireid_fast.dropin.kinds.base import Kind, Probe, tensor_result
 from vireid_fast.dropin.kinds.text_state import TextState, clip_text_modules, text_state
 from vireid_fast.dropin.swap import FastModule
 
@@ -38,7 +38,7 @@ def _prepare(module: nn.Module, _: nn.Module) -> TextState:
     return text_state(module, clip_text_modules(module))
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     length = module.positional_embedding.shape[0]
     last = module.token_embedding.num_embeddings - 1
     ids = torch.zeros(2, length, dtype=torch.int64)

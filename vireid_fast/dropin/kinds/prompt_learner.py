@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import may_read_values
 from vireid_fast.dropin.guards import positional_arguments
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
+from vireid_fast.dropin.kinds.base import Kind, Probe, UnsuitableError, tensor_result
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.ops import prompt_injection
 
@@ -82,7 +82,7 @@ def _prepare(module: nn.Module, _: nn.Module) -> None:
         raise UnsuitableError("its forward takes something else than the labels")
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     classes = module.cls_ctx.shape[0]
     labels = torch.tensor([classes - 1, 0, classes // 2, 0], device=module.cls_ctx.device)
     return [("forward", (labels,), {})]

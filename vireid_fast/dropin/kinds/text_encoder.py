@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vireid_fast._checks import may_read_values
 from vireid_fast.dropin.guards import positional_arguments
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
+from vireid_fast.dropin.kinds.base import Kind, Probe, UnsuitableError, tensor_result
 from vireid_fast.dropin.kinds.prompt_learner import frozen_prefix
 from vireid_fast.dropin.kinds.text_state import EotCache, TextState, clip_text_modules, text_state
 from vireid_fast.dropin.probe import random_input
@@ -129,7 +129,7 @@ def _siblings(module: nn.Module, model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     length, width = module.positional_embedding.shape
     like = module.positional_embedding.new_empty(0, dtype=tower_dtype(module))
     prompts = random_input(2, length, width, like=like)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast.dropin.guards import active_dropout, attention_problems, untouched
-from vireid_fast.dropin.kinds.base import Kind, UnsuitableError, tensor_result
+from vireid_fast.dropin.kinds.base import Kind, Probe, UnsuitableError, tensor_result
 from vireid_fast.dropin.probe import random_input
 from vireid_fast.dropin.swap import FastModule
 from vireid_fast.nn.one_query_attention import first_token_of_block, unpack_projections
@@ -79,7 +79,7 @@ def _prepare(module: nn.Module, _: nn.Module) -> None:
         raise UnsuitableError("its last block has an attention mask")
 
 
-def _probes(module: nn.Module) -> list[tuple[str, tuple, dict]]:
+def _probes(module: nn.Module) -> list[Probe]:
     weight = module.conv1.weight
     images = random_input(2, weight.shape[1], *_image_size(module), like=weight)
     return [("forward", (images,), {})]

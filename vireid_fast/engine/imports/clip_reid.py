@@ -5,6 +5,8 @@ and text tower, `model/make_model.py` without. `cv_embed` are the camera or view
 a stride of 12 for patches of 16 pixels is OLP.
 """
 
+from typing import Any
+
 from torch import nn
 
 from vireid_fast.clip import ResNetVisual, ViTVisual
@@ -108,7 +110,7 @@ class CLIPReIDFormat(CheckpointFormat):
         )  # fmt: skip
 
 
-def _vit(shapes: Shapes, options: ImportOptions) -> tuple[dict, tuple[int, int], str]:
+def _vit(shapes: Shapes, options: ImportOptions) -> tuple[dict[str, Any], tuple[int, int], str]:
     """Settings, image size and name of a ViT."""
     width, _, patch, _ = shapes.of("image_encoder.conv1.weight", 4)
     layers = shapes.count(r"image_encoder\.transformer\.resblocks\.(\d+)\.")
@@ -140,7 +142,7 @@ def _vit(shapes: Shapes, options: ImportOptions) -> tuple[dict, tuple[int, int],
     return network, size, name if stride == patch else f"{name}, stride {stride}"
 
 
-def _resnet(shapes: Shapes, options: ImportOptions) -> tuple[dict, tuple[int, int], str]:
+def _resnet(shapes: Shapes, options: ImportOptions) -> tuple[dict[str, Any], tuple[int, int], str]:
     """Settings, image size and name of a ResNet."""
     width = shapes.of("image_encoder.conv3.weight", 4)[0]
     layers = [shapes.count(rf"image_encoder\.layer{k}\.(\d+)\.") for k in range(1, 5)]

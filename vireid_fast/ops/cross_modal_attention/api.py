@@ -133,7 +133,7 @@ class _Attention(torch.autograd.Function):
         return dq, fold_slots(dk, keys, mean=False), fold_slots(dv, keys, mean=False), *[None] * 3
 
 
-def _implementation(backend: str) -> tuple[Callable, Callable]:
+def _implementation(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     if backend == "kernel":
         return cross_modal_attention_fwd_op, cross_modal_attention_bwd_op
     return reference.cross_modal_attention, reference.cross_modal_attention_bwd

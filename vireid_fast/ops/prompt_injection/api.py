@@ -181,7 +181,7 @@ class _Injection(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, stream: Tensor, positions: Tensor | None, weight: Tensor | None,
-        bias: Tensor | None, settings: tuple, *tokens_and_labels: Any,
+        bias: Tensor | None, settings: tuple[Any, ...], *tokens_and_labels: Any,
     ) -> Any:  # fmt: skip
         starts, modes, eps, batch, dtype, backend = settings
         tokens = tokens_and_labels[: len(starts)]
