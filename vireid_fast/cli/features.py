@@ -9,11 +9,11 @@ import typer
 from vireid_fast.cli.app import app
 from vireid_fast.cli.options import (
     MetricOption,
+    ModelOption,
     ModeOption,
     PermutationsOption,
     ProtocolOption,
     RerankOption,
-    RunOption,
     ShotsOption,
     SkipOption,
     say,
@@ -23,25 +23,58 @@ from vireid_fast.cli.options import (
 
 @app.command()
 def extract(
-    run: RunOption,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help=".npz or .safetensors file.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best or latest.")] = "best",
+    run: Annotated[Path | None, typer.Option("--run", "-r", help="Folder of the run.")] = None,
+    model: ModelOption = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test (default).")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Instead of a split: an image or a folder of your own.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="With --images: visible or infrared.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help=".npz, .safetensors or .h5 file.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16, in the file.")] = "float32",
+    checkpoint: Annotated[str, typer.Option(help="With --run: best or latest.")] = "best",
     skip_bad_images: SkipOption = False,
+    device: Annotated[
+        str | None, typer.Option(help="With --images: cpu (default), cuda, cuda:1.")
+    ] = None,
 ) -> None:
-    """Write the features of a split as a feature file."""
-    from vireid_fast._checks import require_choice
+    """Write features as a file: of a split of a run's data set, or of images of your own."""
+    from vireid_fast._checks import require, require_choice
     from vireid_fast.data.feature_files import require_target
+    from vireid_fast.engine.extractor import open_extractor
+    from vireid_fast.engine.feature_writing import DTYPES, extract_images
     from vireid_fast.engine.run_folder import RunFolder
     from vireid_fast.engine.workflow import extract_run
 
     require_choice("extract", "--checkpoint", checkpoint, ("best", "latest"))
+    require_choice("extract", "--dtype", dtype, DTYPES)
     if out is not None:
         require_target(out)
-    path, extraction = extract_run(
-        RunFolder.open(run), split, out=out, which=checkpoint, skip_bad=skip_bad_images
-    )
-    rows, width = extraction.features.features.shape
+    if images is None:
+        require(run is not None and model is None, "extract", "--run",
+                "be given alone where --images is not",
+                "none" if run is None else f"--model {model} too")  # fmt: skip
+        unused = {"--modality": modality, "--device": device}
+        given = [name for name, value in unused.items() if value is not None]
+        require(not given, "extract", ", ".join(given), "come with --images", "none")
+        path, extraction = extract_run(
+            RunFolder.open(run), split or "test", out=out, which=checkpoint, dtype=dtype,
+            skip_bad=skip_bad_images,
+        )  # fmt: skip
+        rows, width = extraction.features.features.shape
+    else:
+        require(split is None, "extract", "--split", "come without --images", split)
+        require(out is not None, "extract", "--out", "name the feature file of --images", "none")
+        require(modality is not None, "extract", "--modality",
+                "be visible or infrared with --images", "none")  # fmt: skip
+        extractor = open_extractor("extract", run, model, checkpoint, device or "cpu")
+        require(extractor is not None, "extract", "--run or --model", "name the model", "neither")
+        found = extract_images(
+            extractor, images, modality, out, dtype=dtype, skip_bad=skip_bad_images
+        )
+        path, (rows, width) = out, found.features.shape
     say(f"features: {path}  {rows} images, width {width}")
 
 

@@ -76,18 +76,7 @@ def read_processing(*paths: Path) -> tuple[dict[str, str], int | None]:
     Raises:
         ValueError: Two files contradict each other, or a split is no number.
     """
-    stated: dict[str, str] = {}
-    first: dict[str, Path] = {}
-    for path in paths:
-        for name, words in read_metadata(path).items():
-            if name not in COMPARED and not name.startswith(PROCESSING_PREFIX):
-                continue
-            require(
-                stated.setdefault(name, words) == words, str(path), f"metadata {name!r}",
-                f"be {stated[name]!r} as in {first.get(name)}", repr(words),
-                "Compare features that were made alike.",
-            )  # fmt: skip
-            first.setdefault(name, path)
+    stated = require_made_alike({str(path): read_metadata(path) for path in paths})
     split = stated.get(SPLIT_NOTE)
     require(
         split is None or split.isdecimal(), str(paths[0]), f"metadata {SPLIT_NOTE!r}",
@@ -96,6 +85,33 @@ def read_processing(*paths: Path) -> tuple[dict[str, str], int | None]:
     made = {name.removeprefix(PROCESSING_PREFIX): words for name, words in stated.items()
             if name.startswith(PROCESSING_PREFIX)}  # fmt: skip
     return made, None if split is None else int(split)
+
+
+def require_made_alike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Refuse features of different models or processing.
+
+    Args:
+        notes: File or other source -> its metadata.
+
+    Returns:
+        The notes that were compared, of all sources together.
+
+    Raises:
+        ValueError: Two sources contradict each other.
+    """
+    stated: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for source, own in notes.items():
+        for name, words in own.items():
+            if name not in COMPARED and not name.startswith(PROCESSING_PREFIX):
+                continue
+            require(
+                stated.setdefault(name, words) == words, source, f"metadata {name!r}",
+                f"be {stated[name]!r} as in {first.get(name)}", repr(words),
+                "Compare features that were made alike.",
+            )  # fmt: skip
+            first.setdefault(name, source)
+    return stated
 
 
 def override_settings(
@@ -114,8 +130,12 @@ def override_settings(
     return chosen, mode or own.mode, own.shots if shots is None else shots
 
 
-def parse_rerank(text: str) -> tuple[int, int, float]:
+def parse_rerank(text: str, what: str = "eval") -> tuple[int, int, float]:
     """(k1, k2, lambda) from an option's text.
+
+    Args:
+        text: Three numbers with commas.
+        what: The command, for the error.
 
     Raises:
         ValueError: The text is not of the form k1,k2,lambda.
@@ -125,7 +145,7 @@ def parse_rerank(text: str) -> tuple[int, int, float]:
         return int(k1), int(k2), float(weight)
     except ValueError:
         raise ValueError(
-            f"eval: --rerank must be k1,k2,lambda, got {text!r}. For example --rerank 20,6,0.3"
+            f"{what}: --rerank must be k1,k2,lambda, got {text!r}. For example --rerank 20,6,0.3"
         ) from None
 
 

@@ -12,7 +12,7 @@ from vireid_fast.data.feature_files import ROOT_NOTE, UNKNOWN_PERSON, write_feat
 from vireid_fast.data.table import ImageTable
 from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.engine.evaluation_files import processing_notes
-from vireid_fast.engine.extractor import FolderFeatures
+from vireid_fast.engine.extractor import Extractor, FolderFeatures
 from vireid_fast.engine.model_card import ModelCard
 from vireid_fast.retrieval.feature_set import MODALITY_NAMES, UNKNOWN_CAMERA, FeatureSet
 
@@ -87,3 +87,36 @@ def unknown_people(found: FolderFeatures, modality: str) -> FeatureSet:
         camera_ids=torch.full((count,), UNKNOWN_CAMERA),
         modality=torch.full((count,), MODALITY_NAMES.index(modality)),
     )
+
+
+def extract_images(
+    extractor: Extractor,
+    images: Path,
+    modality: str,
+    out: Path,
+    *,
+    dtype: str = "float32",
+    skip_bad: bool = False,
+) -> FolderFeatures:
+    """Write the features of an image, or of a folder of images of which no more is known.
+
+    Args:
+        extractor: The model.
+        images: An image, or a folder; of a network of clips each folder with images is a clip.
+        modality: "visible" or "infrared", of all of them.
+        out: Feature file.
+        dtype: See `write_extraction`.
+        skip_bad: Leave damaged images out and name them, instead of stopping.
+
+    Returns:
+        Features, and the paths relative to the folder.
+    """
+    require(images.exists(), "extract", "--images", "be an image or a folder of images",
+            f"{images}, which does not exist")  # fmt: skip
+    found = extractor.extract_path(images, modality=modality, skip_bad=skip_bad)
+    root = images if images.is_dir() else images.parent
+    write_extraction(
+        out, unknown_people(found, modality), extractor.card, dtype=dtype, root=root,
+        paths=found.paths,
+    )  # fmt: skip
+    return found

@@ -100,7 +100,7 @@ class Item:
     """An image or a tracklet in a ranked list.
 
     Attributes:
-        person_id: Identity.
+        person_id: Identity; -1 where unknown.
         camera_id: Camera; -1 where unknown.
         modality: "visible", "infrared" or "".
         name: File, or row of the feature file.
@@ -116,12 +116,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Match:
-    """A place in a ranked list."""
+    """A place in a ranked list; `right` is None where a person is not known."""
 
     rank: int
     item: Item
     distance: float
-    right: bool
+    right: bool | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vireid_fast.data.images import ImageError, load_image
+from vireid_fast.data.feature_files import ROOT_NOTE, read_metadata, read_paths
+from vireid_fast.data.images import ImageError, file_below, load_image
 from vireid_fast.data.table import ImageTable
 from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.report.content import Item, Picture
@@ -48,7 +49,9 @@ class Shelf:
         person, camera = int(own.person_ids[row]), int(own.camera_ids[row])
         picture = None
         if self.file is not None:
-            text = f"{modality} image of person {person}, camera {camera}".strip()
+            known = {"person": person, "camera": camera}
+            words = ", ".join(f"{name} {n}" for name, n in known.items() if n >= 0)
+            text = f"{modality} image{f' of {words}' if words else ''}".strip()
             try:
                 picture = thumbnail(self.file(row), text)
             except ImageError as error:
@@ -79,6 +82,30 @@ def table_shelf(table: ImageTable | TrackletTable, rows: np.ndarray, features: F
     return Shelf(
         features, lambda row: table.paths[rows[row]], lambda row: table.file(int(rows[row]))
     )
+
+
+def file_shelf(path: Path, features: FeatureSet, root: Path | None = None) -> Shelf:
+    """The shelf of a feature file, with pictures where it names images that are on this machine.
+
+    Args:
+        path: The file.
+        features: Its features.
+        root: Folder of the images; None: the one that the file names.
+
+    Raises:
+        ValueError: The file is damaged. Asking for an item raises it, too, if a path of the file
+            leads out of the folder.
+    """
+    names = read_paths(path)
+    folder = root or Path(read_metadata(path).get(ROOT_NOTE, ""))
+    if names is None:
+        return row_shelf(features, path.name)
+
+    def file(row: int) -> Path:
+        return file_below(folder, names[row], str(path))
+
+    known = root is not None or (folder.is_absolute() and folder.is_dir())
+    return Shelf(features, names.__getitem__, file if known else None)
 
 
 def row_shelf(features: FeatureSet, source: str) -> Shelf:
