@@ -35,12 +35,12 @@ test: setup  ## All tests but the long faults (PYTEST= further arguments, or the
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(PYTEST)
 
-faults: setup  ## The whole fault suite: kills, full disks, mutated files, dying processes.
-	$(BIN)/python -m pytest tests/faults --faults=full --faults-counts tests/faults/counts.json \
-		$(PYTEST)
+faults: setup  ## The whole fault suite (kills, full disks, mutated files, ...) and its counts.
+	$(BIN)/python tests/faults/run.py $(PYTEST)
 
 sanitize: setup  ## Native code under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer.
-	$(BIN)/python tests/sanitizers/run.py
+	$(BIN)/python tests/sanitizers/run.py address
+	$(BIN)/python tests/sanitizers/run.py thread
 
 lint: setup  ## Style of all Python files.
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ DEPENDENCIES = {
         "Apache-2.0 AND Apache-2.0 WITH LLVM-exception AND BSD-2-Clause AND BSD-3-Clause AND "
         "BSL-1.0 AND MIT", "tensors, autograd, the stable C++ interface of the kernels"),
     "numpy": ("BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0", "arrays, feature files"),
-    "scipy": ("BSD-3-Clause", "MATLAB files of the protocols"),
+    "scipy": ("BSD-3-Clause", "drawing synthetic people"),
     "safetensors": ("Apache-2.0", "weights and feature files that cannot run code"),
     "pillow": ("MIT-CMU", "reading and drawing images"),
     "pyyaml": ("MIT", "configurations"),
