@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from vireid_fast.clip import openai_state_dict
@@ -186,6 +187,11 @@ def _folders(walks: dict[str, int]) -> Callable[[Path], None]:
     return make
 
 
+def _image(path: Path) -> None:
+    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "SYSU-MM01": _layout("sysu_mm01"),
     "RegDB": _layout("regdb"),
@@ -194,6 +200,9 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "BUPTCampus/DATA": _layout("bupt_campus"),
     "photos": _folders({"views": 1}),
     "walks": _folders({"tracklets": 1, "tracklet_frames": 4}),
+    "photo.jpg": _image,
+    "a.jpg": _image,
+    "b.jpg": _image,
     "people.csv": _manifest,
 
     "RN50.pt": _archive("RN-small"),
