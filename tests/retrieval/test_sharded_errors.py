@@ -11,6 +11,7 @@ from test_sharded import NUM_QUERY, features
 from vireid_fast._collectives import CollectiveError
 from vireid_fast.engine import failures
 from vireid_fast.ops import pairwise_distance
+from vireid_fast.retrieval.metrics import NoValidQuery
 from vireid_fast.retrieval.sharded import distances_sharded, evaluate_sharded, rerank_sharded
 from vireid_fast.retrieval.sharded_outside import OutsideNeighbors
 
@@ -172,7 +173,7 @@ LATE_ERRORS = {
     "drop": (ValueError, "drop must be one of"),
     "label type": (TypeError, "query_ids must be int64"),
     "cameras": (ValueError, r"query_cameras must be given, since it drops by camera, got None"),
-    "no correct": (ValueError, "query must hold at least one valid query"),
+    "no correct": (NoValidQuery, "query must hold at least one valid query"),
     "protocol": (ValueError, "protocol must be one of"),
     "k": (ValueError, r"k must be at least 1, got 0\. \(process 1\)"),
     "another k": (ValueError, "k must be alike in all processes, got 2 in process 0 and 1 in pro"),

@@ -1,22 +1,24 @@
 """The report of feature files, of anyone's model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from vireid_fast._checks import positive_int, require, require_choice
 from vireid_fast._version import __version__
+from vireid_fast.data.feature_files import read_metadata
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.engine.evaluation_files import (
-    read_feature_set,
+    read_identified,
     read_processing,
     requested_modes,
 )
 from vireid_fast.engine.report.feature_map import METHODS as MAPS
 from vireid_fast.engine.report.judged import Judged
 from vireid_fast.engine.report.sections import sections
-from vireid_fast.engine.report.shelf import row_shelf
+from vireid_fast.engine.report.shelf import file_shelf, row_shelf
 from vireid_fast.report.content import Report
 from vireid_fast.retrieval.evaluation import evaluate_pair, evaluate_settings
 from vireid_fast.retrieval.feature_set import FeatureSet
@@ -42,6 +44,7 @@ def report_of_features(
     rerank: Sequence[float] | None = None,
     map_method: str = "pca",
     queries: int = 3,
+    root: Path | None = None,
 ) -> Report:
     """Everything a page shows of features alone; writes nothing.
 
@@ -57,6 +60,8 @@ def report_of_features(
         rerank: As of `evaluate`; the results without it are in the report as well.
         map_method: "pca" or "tsne", see `feature_map`.
         queries: Ranked queries of each kind, at least 1.
+        root: Folder of the images that the files name; None: the folder that they name, if it is
+            on this machine.
 
     Returns:
         The report, the same for the same features. Without a valid query it has no results, and a
@@ -75,39 +80,52 @@ def report_of_features(
     )  # fmt: skip
     rules = get_protocol(protocol)
     sources = [s for s in (query, gallery, features) if s is not None]
-    sets = [s if isinstance(s, FeatureSet) else read_feature_set(s) for s in sources]
+    sets = [s if isinstance(s, FeatureSet) else read_identified(s) for s in sources]
+    if pair and sets[0] is sets[1]:
+        # `Judged` tells a pair by its two objects.
+        sets[1] = replace(sets[1])
     judged = Judged(
         rules, sets[0].validate(), sets[-1].validate(),
         None if permutations is None else read_permutations(permutations),
     )  # fmt: skip
     settings = _settings(judged, mode, shots)
-    processing, split = read_processing(*(s for s in sources if isinstance(s, Path)))
+    files = [s for s in sources if isinstance(s, Path)]
+    processing, split = read_processing(*files) if files else ({}, None)
     notes: tuple[str, ...] = ()
     try:
         results = _results(judged, settings, metric, rerank, processing, split)
     except NoValidQuery as error:
         results, notes = {}, (f"No result: {error}",)
     shelves = tuple(
-        row_shelf(own, name) for own, name in zip(sets, map(_name, sources), strict=True)
+        file_shelf(source, own, root) if isinstance(source, Path) else row_shelf(own, _name(source))
+        for source, own in zip(sources, sets, strict=True)
     )
     found, _ = sections(
         judged, results, (shelves[0], shelves[-1]), metric=metric or rules.metric,
         setting=next(iter(settings.values())), map_method=map_method, queries=queries,
     )  # fmt: skip
     facts = {
-        "features": " and ".join(map(_name, sources)),
+        "source": " and ".join(s.name if isinstance(s, Path) else _name(s) for s in sources),
+        **_made_by(files),
         "protocol": protocol,
-        **{f"made with {name}": words for name, words in processing.items()},
+        "features": ", ".join(f"{name} {words}" for name, words in processing.items()),
         "version": f"vireid_fast {__version__}",
     }
     return Report(
-        title=f"Features under {protocol}", facts=facts, results=results,
+        title=f"Features under {protocol}", results=results,
+        facts={name: words for name, words in facts.items() if words},
         **{**found, "notes": (*notes, *found["notes"])},
     )  # fmt: skip
 
 
 def _name(source: Source | None) -> str:
     return str(source) if isinstance(source, Path | None) else f"{len(source):,} rows in memory"
+
+
+def _made_by(files: Sequence[Path]) -> dict[str, str]:
+    """What the last file says of the model; all agree on it."""
+    notes = read_metadata(files[-1]) if files else {}
+    return {name: notes.get(name, "") for name in ("method", "data", "checkpoint")}
 
 
 def _settings(

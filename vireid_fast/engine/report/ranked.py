@@ -137,13 +137,14 @@ def _lists(
     """The first matches of each chosen query, and the row of its nearest right item."""
     rows = torch.tensor([row for _, row in chosen], dtype=torch.int64)
     query = judged.query.subset(trial.query[rows])
-    gallery = judged.gallery.subset(trial.gallery)
+    sides = judged.sides(trial.search)
+    own = trial.trial
+    # A gallery that is most of the set is not copied.
+    gallery = sides[1] if own.gallery is None else sides[1].subset(own.gallery)
     if result.rerank is None:
         distances = _plain(query, gallery, result)
     else:
-        sides = judged.sides(trial.search)
-        own = [trial.trial]
-        ((found, _, _),) = reranked_trials(*sides, own, result.metric, result.rerank)
+        ((found, _, _),) = reranked_trials(*sides, [own], result.metric, result.rerank)
         blocks = [found.block(row, row + 1) for row in rows.tolist()]
         distances = torch.cat(blocks) if blocks else torch.empty(0, len(gallery))
     dropped = dropped_items(judged.rules, query, gallery)
