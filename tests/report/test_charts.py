@@ -52,7 +52,8 @@ def test_a_line_goes_through_its_points():
                    x_range=(0, 10), y_range=(0, 100))  # fmt: skip
     expected = [(LEFT, BOTTOM), ((LEFT + RIGHT) / 2, TOP), (RIGHT, (TOP + BOTTOM) / 2)]
     assert _points(chart.lines[0].path) == expected
-    assert list(chart.lines[0].marks) == expected
+    # A circle begins left of its centre.
+    assert _points(chart.lines[0].marks) == [(x - 3.5, y) for x, y in expected]
 
 
 def test_a_gap_stays_a_gap():
@@ -85,6 +86,12 @@ def test_the_table_holds_values_and_dashes():
 def test_lines_differ_in_style():
     styles = [line.style for line in _chart(*[Curve(str(i), [0], [0]) for i in range(7)]).lines]
     assert styles == [0, 1, 2, 3, 4, 5, 0]
+
+
+def test_marks_differ_in_shape():
+    lines = _chart(*[Curve(str(i), [0], [i]) for i in range(4)]).lines
+    assert len({re.sub(r"[-\d. ]+", "", line.marks) for line in lines}) == 4
+    assert all(line.sample for line in lines)
 
 
 def test_a_histogram_has_bars_overlap_and_quantiles():

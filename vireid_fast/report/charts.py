@@ -14,14 +14,15 @@ from vireid_fast._checks import require
 from vireid_fast.report.content import Curve, Histogram
 from vireid_fast.report.templating import number
 
-WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 58, 412, 10, 226
+LEFT, RIGHT, TOP, BOTTOM = 52, 412, 32, 236
 # Line styles of the style sheet: colour and dashes.
 STYLES = 6
 # More points than the field has pixels draw nothing new.
 MOST_POINTS = 400
-# Few points are marked, so that one alone is seen.
+# Few points are marked, so that one alone is seen; lines differ in the shape of their marks.
 MOST_MARKS = 12
+SHAPES = ("circle", "square", "triangle", "diamond")
+MARK_SIZE = 3.5
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,16 @@ class Line:
         style: Of the style sheet, 0 to 5.
         path: SVG path of the line; empty where no value is finite.
         area: SVG path of the filled area; empty for none.
-        marks: Centres of marked points.
+        marks: SVG path of the marked points; empty for none.
+        sample: SVG path of one mark for the legend; empty without marks.
     """
 
     name: str
     style: int
     path: str
     area: str = ""
-    marks: tuple[tuple[float, float], ...] = ()
+    marks: str = ""
+    sample: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,10 @@ def line_chart(
         curve_x, curve_y = _thinned(np.asarray(curve.x, float), np.asarray(curve.y, float))
         points = np.stack([x.place(curve_x), y.place(curve_y)], axis=1)
         marked = points[np.isfinite(points).all(axis=1)] if len(points) <= MOST_MARKS else ()
-        marks = tuple((round(float(a), 1), round(float(b), 1)) for a, b in marked)
-        lines.append(Line(curve.name, index % STYLES, path(points), marks=marks))
+        kind = SHAPES[index % len(SHAPES)]
+        marks = "".join(shape(kind, float(a), float(b), MARK_SIZE) for a, b in marked)
+        sample = shape(kind, 14, 6, MARK_SIZE) if marks else ""
+        lines.append(Line(curve.name, index % STYLES, path(points), marks=marks, sample=sample))
     rows = tuple(
         (f"{at:g}", *(number(_value_at(curve, at), digits) for curve in curves)) for at in table_at
     )
@@ -206,6 +211,26 @@ def path(points: np.ndarray) -> str:
         parts.append(f"{command}{_short(a)} {_short(b)}")
         command = "L"
     return "".join(parts)
+
+
+def shape(kind: str, x: float, y: float, size: float) -> str:
+    """SVG path of a mark of half the width `size` around a point.
+
+    Args:
+        kind: One of `SHAPES`.
+        x: Pixels; y alike.
+        y: See x.
+        size: Pixels.
+    """
+    if kind == "circle":
+        turn = f"a{size} {size} 0 1 0"
+        return f"M{x - size:.1f} {y:.1f}{turn} {2 * size} 0{turn} {-2 * size} 0"
+    if kind == "triangle":
+        return f"M{x:.1f} {y - 1.2 * size:.1f}l{1.2 * size:.1f} {2.1 * size:.1f}h{-2.4 * size:.1f}z"
+    if kind == "diamond":
+        reach = round(1.3 * size, 1)
+        return f"M{x:.1f} {y - reach:.1f}l{reach} {reach}l{-reach} {reach}l{-reach} {-reach}z"
+    return f"M{x - size:.1f} {y - size:.1f}h{2 * size}v{2 * size}h{-2 * size}z"
 
 
 def _short(value: float) -> str:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vireid_fast.report.charts import shape
 from vireid_fast.report.content import FeatureMap
 
 SIZE, MARGIN = 620, 14
 NAMES = {0: "visible", 1: "infrared"}
 UNKNOWN = "unknown"
+SHAPES = {"visible": "circle", "infrared": "triangle", UNKNOWN: "square"}
 HUES = 10
 # Half the size of a mark in pixels, by the largest number of marks that have it.
 SIZES = ((300, 4.5), (1000, 3.5), (float("inf"), 2.6))
@@ -61,16 +63,6 @@ class DrawnMap:
     left_out: int
 
 
-def mark(modality: str, x: float, y: float, size: float) -> str:
-    """SVG path: a circle for visible, a triangle for infrared, a square for unknown."""
-    if modality == "visible":
-        turn = f"a{size} {size} 0 1 0"
-        return f"M{x - size:.1f} {y:.1f}{turn} {2 * size} 0{turn} {-2 * size} 0"
-    if modality == "infrared":
-        return f"M{x:.1f} {y - 1.2 * size:.1f}l{1.2 * size:.1f} {2.1 * size:.1f}h{-2.4 * size:.1f}z"
-    return f"M{x - size:.1f} {y - size:.1f}h{2 * size}v{2 * size}h{-2 * size}z"
-
-
 def drawn_map(content: FeatureMap) -> DrawnMap:
     """Places of the points in pixels, at one scale in both directions."""
     points = np.asarray(content.points, float).reshape(-1, 2)
@@ -92,7 +84,7 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
     drawn = tuple(
         Point(
             identity, str(camera) if camera >= 0 else "", NAMES.get(kind, UNKNOWN),
-            hues[identity], mark(NAMES.get(kind, UNKNOWN), float(x), float(y), size),
+            hues[identity], shape(SHAPES[NAMES.get(kind, UNKNOWN)], float(x), float(y), size),
         )
         for (x, y), identity, camera, kind in zip(places, ids, cameras, kinds, strict=True)
     )  # fmt: skip
@@ -101,7 +93,7 @@ def drawn_map(content: FeatureMap) -> DrawnMap:
         counts[point.identity][point.modality] += 1
     total = Counter(point.modality for point in drawn)
     modalities = {
-        name: (total[name], mark(name, 14, 6, 4.5))
+        name: (total[name], shape(SHAPES[name], 14, 6, 4.5))
         for name in (*NAMES.values(), UNKNOWN)
         if total[name]
     }
