@@ -5,6 +5,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Further arguments of pip for torch alone, such as --index-url of a CPU-only index.
 TORCH_PIP ?=
+# Tests run in so many processes of one thread each; a file of tests stays in one process.
+JOBS ?= 2
 BIN := $(VENV)/bin
 NATIVE := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
@@ -31,9 +33,9 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 demo: setup  ## Draw people, train a small CSDN, evaluate it (DEMO= further arguments).
 	$(BIN)/vireid demo $(DEMO)
 
-test: setup  ## All tests but the long faults (PYTEST= further arguments, or the tests to run).
+test: setup  ## All tests, faults in their short form (PYTEST= further arguments, or which tests).
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 faults: setup  ## The whole fault suite (kills, full disks, mutated files, ...) and its counts.
 	$(BIN)/python tests/faults/run.py $(PYTEST)

@@ -41,6 +41,7 @@ DEPENDENCIES = {
     "pytest": ("MIT", "tests"),
     "pytest-benchmark": ("BSD-2-Clause", "benchmarks"),
     "pytest-timeout": ("MIT", "a test that hangs fails"),
+    "pytest-xdist": ("MIT", "tests in several processes"),
     "hypothesis": ("MPL-2.0", "tests with drawn inputs"),
     "ruff": ("MIT", "style"),
     "selenium": ("Apache-2.0", "tests of the pages in a browser"),
