@@ -15,6 +15,7 @@ from vireid_fast.retrieval import squared_distances
 from vireid_fast.retrieval.reciprocal_encoding import encode, rank_lists, require_parameters
 from vireid_fast.retrieval.rerank import rerank, rerank_distances, top_k_lists
 from vireid_fast.retrieval.squared_distances import FeatureDistances, MatrixDistances
+from vireid_fast.retrieval.workspace import Workspace
 from vireid_fast.testing import limit_threads
 
 FIXTURES = ["basic_k20_6", "k1_gt_N", "odd_k7_3", "ties_int_k20"]
@@ -125,7 +126,7 @@ def test_distances_that_normalising_merges_tie_by_index():
     class Line:
         """One row of distances; only what the ranking asks for."""
 
-        num_items, block = len(squared), 4
+        num_items, workspace = len(squared), Workspace(4, 4 * len(squared), "rerank")
 
         @staticmethod
         def rows(items):

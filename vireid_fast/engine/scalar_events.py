@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vireid_fast._files import append_bytes
 
@@ -43,7 +44,7 @@ class ScalarEvents:
             [Event(wall_time=now, step=epoch, summary=Summary(value=[one])) for one in scalars]
         )
 
-    def _append(self, events: list) -> None:
+    def _append(self, events: list[Any]) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         records = io.BytesIO()

@@ -18,12 +18,13 @@ from vireid_fast.ops import (
 )
 from vireid_fast.retrieval.arrays import as_float_tensors
 from vireid_fast.retrieval.reciprocal_encoding import EncodingParameters, encode, require_parameters
-from vireid_fast.retrieval.reranked_rows import Array, as_given
+from vireid_fast.retrieval.reranked_rows import Array, as_given, memory_of
 from vireid_fast.retrieval.squared_distances import (
     FeatureDistances,
     features_in_range,
     workspace_rows,
 )
+from vireid_fast.retrieval.workspace import Workspace
 
 # Items up to which measuring all pairs coarsely is faster than preparing a search.
 _FEW = 512
@@ -197,6 +198,12 @@ class _SharedSide:
     def rerank_with(self, name: str, other: Array) -> Tensor:
         """Re-ranked distances of the shared side and another. Shape (Q, G)."""
         what = self._what
+        query, gallery = (self._features, other) if self._is_query else (other, self._features)
+        with memory_of(what, query, gallery, self._parameters):
+            return self._rerank_with(name, other)
+
+    def _rerank_with(self, name: str, other: Array) -> Tensor:
+        what = self._what
         given = {self._name: self._features, name: other}
         names = list(given) if self._is_query else list(given)[::-1]
         tensors = as_float_tensors(what, **{key: given[key] for key in names})
@@ -205,7 +212,7 @@ class _SharedSide:
         )
         num_items = query.shape[0] + gallery.shape[0]
         block = workspace_rows(what, self._workspace, num_items, query.shape[1], query.dtype)
-        distances = FeatureDistances(query, gallery, block, factors)
+        distances = FeatureDistances(query, gallery, block, factors, what=what)
         key = query.dtype, factors
         if key not in self._known:
             self._known[key] = self._learn(distances.query if self._is_query else distances.gallery)
@@ -234,13 +241,14 @@ def _rerank_pair(
     slack = _slack(lengths, torch.linalg.vector_norm(centred_gallery, dim=1), query.shape[1])
 
     if known.centred is None:
-        of_query, of_gallery = _lists_of(query, centred, k), known.lists
+        of_query, of_gallery = _lists_of(query, centred, k, distances.workspace), known.lists
     else:
-        of_query, of_gallery = known.lists, _lists_of(gallery, centred_gallery, k)
+        of_query = known.lists
+        of_gallery = _lists_of(gallery, centred_gallery, k, distances.workspace)
     of_gallery = of_gallery._replace(indices=of_gallery.indices + num_query)
     parts = [
-        _merged(query, gallery, out, slack[0], of_query, num_query, k, distances.block),
-        _merged(gallery, query, out.T, slack[1], of_gallery, 0, k, distances.block),
+        _merged(query, gallery, out, slack[0], of_query, num_query, k, distances.workspace),
+        _merged(gallery, query, out.T, slack[1], of_gallery, 0, k, distances.workspace),
     ]
     candidates = KNN(*(torch.cat(part) for part in zip(*parts, strict=True)))
     encoding = encode(what, distances, parameters, candidates)
@@ -250,7 +258,7 @@ def _rerank_pair(
     )  # fmt: skip
 
 
-def _lists_of(features: Tensor, centred: Tensor, k: int) -> KNN:
+def _lists_of(features: Tensor, centred: Tensor, k: int, workspace: Workspace) -> KNN:
     """The nearest of the features among themselves."""
     count = features.shape[0]
     k = min(k, count)
@@ -264,7 +272,7 @@ def _lists_of(features: Tensor, centred: Tensor, k: int) -> KNN:
         features.new_zeros(count),
     )
     coarse = centred_distance(centred, centred, None)
-    return _merged(features, features, coarse, slack, nothing, 0, k, count)
+    return _merged(features, features, coarse, slack, nothing, 0, k, workspace)
 
 
 def _merged(
@@ -275,16 +283,18 @@ def _merged(
     lists: KNN,
     first_index: int,
     k: int,
-    block: int,
+    workspace: Workspace,
 ) -> KNN:
     """The lists of x with the items y, which are numbered from `first_index` on."""
-    parts = [
-        merge_lists(
+
+    def merge(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(first, last)
+        return merge_lists(
             x[rows], y, coarse[rows], slack[rows], lists.distances[rows], lists.indices[rows],
             lists.farthest[rows], first_index, k,
-        )
-        for rows in (slice(begin, begin + block) for begin in range(0, x.shape[0], block))
-    ]  # fmt: skip
+        )  # fmt: skip
+
+    parts = workspace.over(0, x.shape[0], merge)
     return KNN(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -14,7 +14,6 @@ from vireid_fast.ops import (
     k_reciprocal_sets,
     pair_distance,
     pairwise_distance,
-    smallest_k,
 )
 from vireid_fast.retrieval.half_jaccard import half_jaccard_distance, half_weights
 from vireid_fast.retrieval.reciprocal_encoding import (
@@ -31,7 +30,9 @@ from vireid_fast.retrieval.squared_distances import (
     SquaredDistances,
     features_in_range,
     fitting_rows,
+    nearest_by_rows,
 )
+from vireid_fast.retrieval.workspace import Workspace
 
 _WHAT = "re_ranking"
 
@@ -62,8 +63,12 @@ def rerank_with_local(
         return _half_chain(distances, parameters)
     encoding = encode(_WHAT, distances, parameters)
     out = local.new_empty((num_query, distances.num_items - num_query))
-    for begin, end in _query_blocks(distances):
-        fill_reranked(distances, encoding, parameters.lambda_value, begin, end, out[begin:end])
+    distances.workspace.over(
+        0, num_query,
+        lambda begin, end: fill_reranked(
+            distances, encoding, parameters.lambda_value, begin, end, out[begin:end]
+        ),
+    )  # fmt: skip
     return out
 
 
@@ -78,12 +83,16 @@ class _WithLocal:
         self.features, self.local, self.num_query = features, local, num_query
         self.num_items = local.shape[0]
         self.dtype, self.device = local.dtype, local.device
-        self.block = self.filled = fitting_rows(self.num_items)
+        self.workspace = Workspace(
+            fitting_rows(self.num_items), local.dtype.itemsize * self.num_items, _WHAT
+        )
+
+    @property
+    def filled(self) -> int:
+        return self.workspace.rows
 
     def nearest(self, k: int) -> KNN:
-        items = torch.arange(self.num_items, device=self.device)
-        lists = [smallest_k(self.rows(block), k) for block in items.split(self.block)]
-        found = KNN(*(torch.cat(parts) for parts in zip(*lists, strict=True)))
+        found = nearest_by_rows(self, k)
         self._require_scale(found)
         return found
 
@@ -137,14 +146,11 @@ def _half_chain(distances: SquaredDistances, parameters: EncodingParameters) -> 
     # The factor, too, is rounded; the sum with the original distance is not.
     factor = float(jaccard.new_tensor(1 - parameters.lambda_value))
     out = (jaccard.float() * factor).half().to(farthest.dtype)
-    original = torch.empty_like(out[: distances.block])
-    for begin, end in _query_blocks(distances):
-        part = original[: end - begin]
+
+    def add_original(begin: int, end: int) -> None:
+        part = torch.empty_like(out[begin:end])
         distances.to_gallery(begin, end, part)
         out[begin:end] += part.div_(farthest[begin:end, None]).mul_(parameters.lambda_value)
+
+    distances.workspace.over(0, num_query, add_original)
     return out
-
-
-def _query_blocks(distances: SquaredDistances) -> list[tuple[int, int]]:
-    starts = range(0, distances.num_query, distances.block)
-    return [(begin, min(begin + distances.block, distances.num_query)) for begin in starts]

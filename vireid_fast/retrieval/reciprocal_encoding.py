@@ -115,10 +115,15 @@ def rank_lists(distances: SquaredDistances, candidates: KNN, k: int) -> Tensor:
     indices, is_open = rank_normalised(*candidates, k)
     if candidates.indices.shape[1] < distances.num_items:
         # A tie that reaches the end of the candidates may go on beyond them with a lower index.
-        for items in is_open.nonzero().flatten().split(distances.block):
+        opened = is_open.nonzero().flatten()
+
+        def search_all(first: int, last: int) -> None:
+            items = opened[first:last]
             farthest = candidates.farthest[items]
             scale = torch.where(farthest > 0, farthest, 1)[:, None]
             indices[items] = smallest_k(distances.rows(items) / scale, k).indices
+
+        distances.workspace.over(0, len(opened), search_all)
     return indices
 
 

@@ -13,7 +13,13 @@ from vireid_fast.retrieval.reciprocal_encoding import (
     encode,
     require_parameters,
 )
-from vireid_fast.retrieval.reranked_rows import Array, RerankedRows, as_given, feature_distances
+from vireid_fast.retrieval.reranked_rows import (
+    Array,
+    RerankedRows,
+    as_given,
+    feature_distances,
+    memory_of,
+)
 from vireid_fast.retrieval.squared_distances import MatrixDistances, SquaredDistances
 
 
@@ -40,7 +46,8 @@ def rerank(
         k2: Neighbours of the query expansion, at least 1; 1 means none; clips at N.
         lambda_value: Share of the original distance, in [0, 1].
         workspace: Bytes that blocks of distances may take besides output and O(N) state; default
-            64 MB, or 64 rows of N distances. The result does not depend on it.
+            64 MB, or 64 rows of N distances. Where memory runs out, blocks become smaller, down to
+            one row, and a warning says how small. The result does not depend on it.
 
     Returns:
         Distances of queries to gallery items, small is near. Shape (Q, G), the kind of
@@ -55,11 +62,14 @@ def rerank(
             tensors live on different devices, or the workspace is too small (says what it needs).
         TypeError: A type or dtype does not fit.
         RuntimeError: The features require a gradient.
+        OutOfMemoryError: There is no room for the output, the state, or a block of one row (says
+            how much each takes). It is a MemoryError and a RuntimeError.
     """
     what = "rerank"
     parameters = require_parameters(what, k1, k2, lambda_value)
-    distances = feature_distances(what, query_features, gallery_features, workspace)
-    return as_given(_reranked(what, distances, parameters), query_features)
+    with memory_of(what, query_features, gallery_features, parameters):
+        distances = feature_distances(what, query_features, gallery_features, workspace)
+        return as_given(_reranked(what, distances, parameters), query_features)
 
 
 def rerank_distances(
@@ -95,14 +105,15 @@ def rerank_distances(
         RuntimeError: A matrix requires a gradient.
     """
     what = "rerank_distances"
-    blocks = as_float_tensors(
-        what,
-        query_gallery=query_gallery,
-        query_query=query_query,
-        gallery_gallery=gallery_gallery,
-    )
     parameters = require_parameters(what, k1, k2, lambda_value)
-    return as_given(_reranked(what, MatrixDistances(what, *blocks), parameters), query_gallery)
+    with memory_of(what, query_query, gallery_gallery, parameters):
+        blocks = as_float_tensors(
+            what,
+            query_gallery=query_gallery,
+            query_query=query_query,
+            gallery_gallery=gallery_gallery,
+        )
+        return as_given(_reranked(what, MatrixDistances(what, *blocks), parameters), query_gallery)
 
 
 def rerank_top_k(
@@ -137,9 +148,10 @@ def rerank_top_k(
     """
     what = "rerank_top_k"
     parameters = require_parameters(what, k1, k2, lambda_value)
-    distances = feature_distances(what, query_features, gallery_features, workspace)
-    encoding = encode(what, distances, parameters)
-    return RerankedRows.of_encoding(distances, encoding, parameters).top_k(k)
+    with memory_of(what, query_features, gallery_features, parameters, columns=k):
+        distances = feature_distances(what, query_features, gallery_features, workspace)
+        encoding = encode(what, distances, parameters)
+        return RerankedRows.of_encoding(distances, encoding, parameters).top_k(k)
 
 
 def top_k_lists(distances: Array, k: int) -> KNN:

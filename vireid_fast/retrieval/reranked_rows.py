@@ -1,5 +1,6 @@
 """Re-ranked distances row block by row block: no Q x G matrix need exist."""
 
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from vireid_fast.retrieval.squared_distances import (
     features_in_range,
     workspace_rows,
 )
+from vireid_fast.retrieval.workspace import stated
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -58,8 +60,9 @@ class RerankedRows:
     ):
         what = "RerankedRows"
         parameters = require_parameters(what, k1, k2, lambda_value)
-        distances = feature_distances(what, query_features, gallery_features, workspace)
-        self._set(distances, encode(what, distances, parameters), parameters)
+        with stated(what, lambda: _state(query_features, gallery_features, parameters)):
+            distances = feature_distances(what, query_features, gallery_features, workspace)
+            self._set(distances, encode(what, distances, parameters), parameters)
 
     @classmethod
     def of_encoding(
@@ -100,9 +103,11 @@ class RerankedRows:
     def block(self, begin: int, end: int) -> Tensor:
         """Distances of the queries begin to end - 1. Shape (end - begin, G)."""
         out = torch.empty((end - begin, self.num_gallery), dtype=self.dtype, device=self.device)
-        for first in range(begin, end, self._distances.filled):
-            last = min(first + self._distances.filled, end)
-            self._fill(first, last, out[first - begin : last - begin])
+        self._distances.workspace.over(
+            begin, end,
+            lambda first, last: self._fill(first, last, out[first - begin : last - begin]),
+            at_once=self._distances.filled,
+        )  # fmt: skip
         return out
 
     def _fill(self, begin: int, end: int, out: Tensor) -> None:
@@ -118,11 +123,9 @@ class RerankedRows:
             Re-ranked distances (Q, k) and indices (Q, k) in (distance, index) order, NaN last, and
             the largest distance of each query (Q,).
         """
-        step = self._distances.block
-        parts = [
-            smallest_k(self.block(first, min(first + step, self.num_query)), k)
-            for first in range(0, self.num_query, step)
-        ]
+        parts = self._distances.workspace.over(
+            0, self.num_query, lambda first, last: smallest_k(self.block(first, last), k)
+        )
         return KNN(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -141,7 +144,40 @@ def feature_distances(
     )
     num_items = query.shape[0] + gallery.shape[0]
     block = workspace_rows(what, workspace, num_items, query.shape[1], query.dtype)
-    return FeatureDistances(query, gallery, block, factors)
+    return FeatureDistances(query, gallery, block, factors, what=what)
+
+
+def memory_of(
+    what: str,
+    query: Tensor | np.ndarray,
+    gallery: Tensor | np.ndarray,
+    parameters: EncodingParameters,
+    columns: int | None = None,
+) -> AbstractContextManager[None]:
+    """`stated` with what a re-ranking needs.
+
+    Args:
+        what: Name of the caller.
+        query: Features of the queries.
+        gallery: Features of the gallery.
+        parameters: Of the re-ranking.
+        columns: Columns of the result where it is lists; None for distances to the whole gallery.
+    """
+
+    def needs() -> str:
+        result = len(query) * (len(gallery) if columns is None else 3 * min(columns, len(gallery)))
+        return f"a result of {4 * result:,} bytes, {_state(query, gallery, parameters)}"
+
+    return stated(what, needs)
+
+
+def _state(
+    query: Tensor | np.ndarray, gallery: Tensor | np.ndarray, parameters: EncodingParameters
+) -> str:
+    """What grows with the number of items, in words; at least, in float32."""
+    items, width = len(query) + len(gallery), query.shape[1]
+    held = 4 * items * (width + 3 * parameters.candidates(items))
+    return f"features and lists of {items:,} items, about {held:,} bytes, and the workspace"
 
 
 def as_given(result: Tensor, given: Array) -> Array:

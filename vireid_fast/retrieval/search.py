@@ -10,7 +10,8 @@ from vireid_fast import _checks
 from vireid_fast.ops import KNN, knn, smallest_k
 from vireid_fast.retrieval.arrays import as_float_tensors
 from vireid_fast.retrieval.distance_rows import ROW_METRICS, DistanceRows, FeatureRows, RowMetric
-from vireid_fast.retrieval.streaming import WORKSPACE, blocks_of, require_rows, rows_per_block
+from vireid_fast.retrieval.streaming import WORKSPACE, require_rows, row_bytes, rows_per_block
+from vireid_fast.retrieval.workspace import Workspace
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -109,5 +110,11 @@ def search_rows(rows: DistanceRows, k: int, *, workspace: int = WORKSPACE) -> Se
 
 def _nearest(what: str, rows: DistanceRows, k: int, workspace: int) -> KNN:
     step = rows_per_block(what, rows, workspace)
-    parts = [smallest_k(rows.block(*block), k) for block in blocks_of(rows.num_query, step)]
+
+    def nearest(first: int, last: int) -> KNN:
+        return smallest_k(rows.block(first, last), k)
+
+    if rows.num_query == 0:
+        return nearest(0, 0)
+    parts = Workspace(step, row_bytes(rows), what).over(0, rows.num_query, nearest)
     return KNN(*(torch.cat(part) for part in zip(*parts, strict=True)))

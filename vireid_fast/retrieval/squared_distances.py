@@ -15,6 +15,7 @@ from vireid_fast.ops import (
     pairwise_distance,
     smallest_k,
 )
+from vireid_fast.retrieval.workspace import Workspace
 
 # Squares of values within these powers of two, and their sums, neither overflow nor lose what
 # tells neighbours apart.
@@ -36,12 +37,14 @@ class SquaredDistances(Protocol):
 
     num_query: int
     num_items: int
-    block: int
-    """Rows of `rows` that are asked for at once."""
-    filled: int
-    """Rows of `to_gallery` that are asked for at once."""
+    workspace: Workspace
+    """In which blocks of `rows` are asked for."""
     dtype: torch.dtype
     device: torch.device
+
+    @property
+    def filled(self) -> int:
+        """Rows of `to_gallery` that are asked for at once."""
 
     def nearest(self, k: int) -> KNN:
         """The k nearest items of each item, and its largest distance."""
@@ -64,15 +67,31 @@ class FeatureDistances:
         gallery: Shape (G, D), likewise.
         block: Rows of distances that are held at once.
         factors: What the caller's features were multiplied by.
+        what: Name of the caller.
     """
 
-    def __init__(self, query: Tensor, gallery: Tensor, block: int, factors: tuple[float, ...] = ()):
+    def __init__(
+        self,
+        query: Tensor,
+        gallery: Tensor,
+        block: int,
+        factors: tuple[float, ...] = (),
+        *,
+        what: str = "rerank",
+    ):
         self.query, self.gallery = query.contiguous(), gallery.contiguous()
         self.num_query = query.shape[0]
         self.num_items = query.shape[0] + gallery.shape[0]
-        self.block, self.factors = block, factors
-        self.filled = max(block, min(_FILLED_ROWS, block * self.num_items // query.shape[1]))
+        self.factors = factors
+        row_bytes = (self.num_items + query.shape[1]) * query.dtype.itemsize
+        self.workspace = Workspace(block, row_bytes, what)
         self.dtype, self.device = query.dtype, query.device
+
+    @property
+    def filled(self) -> int:
+        """Rows of `to_gallery` at once: these need room for features, not for distances."""
+        rows = self.workspace.rows
+        return max(rows, min(_FILLED_ROWS, rows * self.num_items // self.query.shape[1]))
 
     def nearest(self, k: int) -> KNN:
         """The k nearest items of each item, and its largest distance."""
@@ -152,13 +171,16 @@ class MatrixDistances:
         self.num_query = num_query
         self.num_items = num_query + num_gallery
         self.device = query_gallery.device
-        self.block = self.filled = fitting_rows(self.num_items)
+        self.workspace = Workspace(fitting_rows(self.num_items), 4 * self.num_items, what)
+
+    @property
+    def filled(self) -> int:
+        """Rows of `to_gallery` at once."""
+        return self.workspace.rows
 
     def nearest(self, k: int) -> KNN:
         """The k nearest items of each item, and its largest distance."""
-        items = torch.arange(self.num_items, device=self.device)
-        lists = [smallest_k(self.rows(block), k) for block in items.split(self.block)]
-        return KNN(*(torch.cat(parts) for parts in zip(*lists, strict=True)))
+        return nearest_by_rows(self, k)
 
     def rows(self, items: Tensor) -> Tensor:
         """Distances of ascending items to all. Shape (len(items), N)."""
@@ -200,6 +222,16 @@ class MatrixDistances:
         for factor in self._factors:
             distances = distances * factor
         return distances.square().float()
+
+
+def nearest_by_rows(distances: SquaredDistances, k: int) -> KNN:
+    """The k nearest items of each item, and its largest distance, from blocks of `rows`."""
+    items = torch.arange(distances.num_items, device=distances.device)
+    lists = distances.workspace.over(
+        0, distances.num_items,
+        lambda first, last: smallest_k(distances.rows(items[first:last]), k),
+    )  # fmt: skip
+    return KNN(*(torch.cat(parts) for parts in zip(*lists, strict=True)))
 
 
 def features_in_range(what: str, **features: Tensor) -> tuple[list[Tensor], tuple[float, ...]]:

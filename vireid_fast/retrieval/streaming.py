@@ -9,6 +9,7 @@ from vireid_fast import _checks
 from vireid_fast.ops import GalleryIndex, RankStatistics, feature_rank_statistics, rank_statistics
 from vireid_fast.ops.rank_statistics import DropRule
 from vireid_fast.retrieval.distance_rows import DistanceRows, FeatureRows
+from vireid_fast.retrieval.workspace import Workspace
 
 WORKSPACE = 1 << 26
 """Bytes of a block of distances unless the caller says else: 64 MB."""
@@ -40,7 +41,8 @@ def streamed_rank_statistics(
         query_groups: Shape (Q,), int64.
         gallery_groups: Shape (G,), int64.
         drop: See `rank_statistics`.
-        workspace: Bytes that a block of distances may take, at least one row.
+        workspace: Bytes that a block of distances may take, at least one row. Where memory runs
+            out, blocks become smaller, and a warning says how small.
 
     Returns:
         The statistics, the same bits for every workspace.
@@ -60,11 +62,15 @@ def streamed_rank_statistics(
     _checks.require_shape(what, "query_ids", query_ids, (rows.num_query,))
     if query_groups is not None:
         _checks.require_shape(what, "query_groups", query_groups, (rows.num_query,))
-    parts = []
-    for begin, end in blocks_of(rows.num_query, block_size(rows, block)):
+
+    def count(begin: int, end: int) -> RankStatistics:
         groups = None if query_groups is None else query_groups[begin:end]
-        parts.append(block_statistics(rows, begin, query_ids[begin:end], index, groups, drop))
-    return joined(parts)
+        return block_statistics(rows, begin, query_ids[begin:end], index, groups, drop)
+
+    if rows.num_query == 0:
+        return count(0, 0)
+    fitting = Workspace(block_size(rows, block), row_bytes(rows), what)
+    return joined(fitting.over(0, rows.num_query, count))
 
 
 def block_statistics(
@@ -132,6 +138,11 @@ def block_size(rows: DistanceRows, fitting: int) -> int:
     return max(fitting, _TILED_QUERIES) if isinstance(rows, FeatureRows) else fitting
 
 
+def row_bytes(rows: DistanceRows) -> int:
+    """Bytes of the distances of one query."""
+    return max(1, rows.num_gallery * rows.dtype.itemsize)
+
+
 def rows_per_block(what: str, rows: DistanceRows, workspace: int) -> int:
     """Rows of distances that fit a workspace in bytes.
 
@@ -139,7 +150,7 @@ def rows_per_block(what: str, rows: DistanceRows, workspace: int) -> int:
         ValueError: Not one does. TypeError: The workspace is no integer.
     """
     workspace = _checks.positive_int(what, "workspace", workspace)
-    needed = max(1, rows.num_gallery * rows.dtype.itemsize)
+    needed = row_bytes(rows)
     _checks.require(
         workspace >= needed, what, "workspace",
         f"be at least {needed} bytes, one row of {rows.num_gallery} distances", workspace,
