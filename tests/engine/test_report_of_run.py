@@ -183,7 +183,7 @@ def test_a_damaged_image_gives_an_item_without_a_picture(runs, tiny_sets, tmp_pa
     items = [match.item for q in report.ranked for m in q.lists.values() for match in m]
     assert items and all(item.picture is None for item in items)
     text = " ".join(report.notes)
-    assert "images are shown without a picture" in text and "No attention maps of person" in text
+    assert "images are shown without a picture" in text and "No attention maps of identity" in text
     assert report.method_pictures == ()
 
 

@@ -19,7 +19,7 @@ from vireid_fast.nn.clip_layouts import ClipGrid, ClipLayout, GroupedLayout, Shi
 from vireid_fast.report.content import MethodPicture, Picture
 
 # Heights of the places that ask: about head, trunk and legs of a standing person.
-_PLACES = (("an upper", 1 / 6), ("a middle", 1 / 2), ("a lower", 5 / 6))
+_PLACES = (("upper", 1 / 6), ("middle", 1 / 2), ("lower", 5 / 6))
 _NAMES = ("visible", "infrared")
 
 
@@ -73,18 +73,20 @@ def _interaction(
     def heat(shares: Tensor) -> np.ndarray:
         return shares[1:].unflatten(0, grid).cpu().numpy()
 
+    places = {words: (int(height * grid[0]), grid[1] // 2) for words, height in _PLACES}
+    of_places = {
+        words: of_visible[1 + row * grid[1] + column] for words, (row, column) in places.items()
+    }
     pictures = [
         plain(frames[0], "the visible clip"),
         overlay(frames[0], heat(of_visible[0]), "what the infrared clip reads of the visible one"),
         overlay(frames[1], heat(of_infrared[0]), "what the visible clip reads of the infrared one"),
+        marked(frames[1], list(places.values()), grid, "three places of the infrared clip"),
+        *(
+            overlay(frames[0], heat(shares), f"what the {words} one reads of the visible clip")
+            for words, shares in of_places.items()
+        ),
     ]
-    for words, height in _PLACES:
-        place = int(height * grid[0]), grid[1] // 2
-        row = 1 + place[0] * grid[1] + place[1]
-        pictures += [
-            marked(frames[1], place, grid, f"{words} place of the infrared clip"),
-            overlay(frames[0], heat(of_visible[row]), f"what {words} infrared place reads"),
-        ]
     caption = (
         "Cross-modal interaction (CMI), mean over the heads, on tokens averaged over the frames; "
         "the middle frame is shown. The visible clip; what the class token of each clip reads of "
@@ -125,7 +127,7 @@ def _within(
     """What the class tokens read of the frames in a grouped or shifted block."""
     parts = layout.groups if isinstance(layout, GroupedLayout) else 1
     pictures: list[Picture] = [
-        strip(list(clip), own, parts, f"frames of the {name} clip under the map of each part")
+        strip(list(clip), own, parts, f"the frames of the {name} clip under their maps")
         for clip, own, name in zip(pixels, maps, _NAMES, strict=True)
     ]
     if isinstance(layout, GroupedLayout):

@@ -52,12 +52,12 @@ def method_pictures(
         try:
             visible, infrared = (_frames(method, table, r) for r in (pair.visible, pair.infrared))
         except ImageError as error:
-            notes.append(f"No attention maps of person {pair.person_id}: {error.path} "
+            notes.append(f"No attention maps of identity {pair.person_id}: {error.path} "
                          f"is {error.reason}.")  # fmt: skip
             continue
         make = clip_pictures if isinstance(method.model, LSMRL) else image_pictures
         views = [_view(method, frames) for frames in (visible, infrared)]
-        whose = f"person {pair.person_id} ({pair.kind} query)"
+        whose = f"identity {pair.person_id} ({pair.kind} query)"
         found += make(method.model, (visible, infrared), views, whose)
     return tuple(found), tuple(notes)
 

@@ -26,17 +26,20 @@ def plain(pixels: np.ndarray, text: str) -> Picture:
     return jpeg(_resized(pixels), text)
 
 
-def marked(pixels: np.ndarray, place: tuple[int, int], grid: tuple[int, int], text: str) -> Picture:
-    """An image with a frame around one patch.
+def marked(
+    pixels: np.ndarray, places: Sequence[tuple[int, int]], grid: tuple[int, int], text: str
+) -> Picture:
+    """An image with a frame around some patches.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
-        place: Row and column of the patch.
+        places: Row and column of each patch.
         grid: Rows and columns of patches.
         text: What it shows.
     """
     image = _resized(pixels)
-    _frame(image, place, grid)
+    for place in places:
+        _frame(image, place, grid)
     return jpeg(image, text)
 
 
@@ -48,7 +51,7 @@ def overlay(pixels: np.ndarray, values: np.ndarray, text: str) -> Picture:
         values: At least 0. Shape (rows, columns).
         text: What it shows.
     """
-    return jpeg(_overlaid(pixels, _scaled(values)), f"{text} (up to {_peak(values)} the mean)")
+    return jpeg(_overlaid(pixels, _scaled(values)), f"{text} ({_peaks([values])})")
 
 
 def strip(frames: Sequence[np.ndarray], values: np.ndarray, parts: int, text: str) -> Picture:
@@ -73,8 +76,7 @@ def strip(frames: Sequence[np.ndarray], values: np.ndarray, parts: int, text: st
             draw.line((0, level, image.width, level), fill=(255, 255, 255), width=1)
         joined.paste(image, (left, 0))
         left += image.width + _GAP
-    peaks = ", ".join(_peak(stripe) for stripe in stripes)
-    return jpeg(joined, f"{text} (up to {peaks} the mean)")
+    return jpeg(joined, f"{text} ({_peaks(stripes)})")
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -83,10 +85,16 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _peak(values: np.ndarray) -> str:
-    """The largest value as a multiple of the mean, in words."""
-    mean = float(values.mean())
-    return f"{float(values.max()) / mean if mean > 0 else 1.0:.1f} times"
+def _peaks(parts: Sequence[np.ndarray]) -> str:
+    """The largest value of each part as a multiple of its mean, in words."""
+    means = [float(part.mean()) for part in parts]
+    peaks = [
+        f"{float(part.max()) / mean if mean > 0 else 1.0:.1f}"
+        for part, mean in zip(parts, means, strict=True)
+    ]
+    *others, last = peaks
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return f"up to {listed} times the mean"
 
 
 def _resized(pixels: np.ndarray) -> Image.Image:
