@@ -36,7 +36,7 @@ class FolderFeatures:
 
     Attributes:
         features: Shape (N, D), float32, on the CPU.
-        paths: Files relative to the folder, with forward slashes; of a clip its first frame. N.
+        paths: Files relative to the folder, with forward slashes; of a clip its middle frame. N.
         bad: Images that could not be read and were skipped.
     """
 
@@ -172,7 +172,7 @@ class Extractor:
         root = Path(folder)
         if self.video:
             clips = folder_clips(root)
-            names = [clip[0] for clip in clips]
+            names = [clip[len(clip) // 2] for clip in clips]
             items: list[Any] = [[root / frame for frame in clip] for clip in clips]
         else:
             names = folder_images(root)
