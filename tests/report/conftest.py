@@ -83,15 +83,18 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory) -> Callable[[object], Path]:
-    """Write the page of a report once; returns its path."""
+    """Write the page of a report or a search once; returns its path."""
+    from vireid_fast.report.content import Report
     from vireid_fast.report.page import write_page
+    from vireid_fast.report.search_page import write_search_page
 
     folder, paths = tmp_path_factory.mktemp("pages"), {}
 
     def write(make: Callable[[], object]) -> Path:
         if make not in paths:
             paths[make] = folder / f"{make.__name__}.html"
-            write_page(make(), paths[make])
+            made = make()
+            (write_page if isinstance(made, Report) else write_search_page)(made, paths[make])
         return paths[make]
 
     return write

@@ -19,6 +19,7 @@ from vireid_fast.report.content import (
     Report,
     TrainingCurve,
 )
+from vireid_fast.report.search_page import SearchPage
 from vireid_fast.retrieval.metrics import Metrics
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
 
@@ -154,3 +155,16 @@ def hostile_report() -> Report:
         method_pictures=(MethodPicture(HOSTILE, HOSTILE, (picture(3, text=HOSTILE),)),),
         notes=(HOSTILE,),
     )  # fmt: skip
+
+
+def hostile_search() -> SearchPage:
+    """A search whose names are attacks; one match is right, one is wrong, of one it is unknown."""
+    query = Item(4, 3, "infrared", HOSTILE, picture(1, text=HOSTILE))
+    unknown = Item(-1, -1, "", HOSTILE)
+    matches = (
+        Match(1, item(4, 1), 0.25, True),
+        Match(2, item(9, 2), 0.5, False),
+        Match(3, unknown, 0.75, None),
+    )
+    return SearchPage(HOSTILE, HOSTILE, ((query, matches), (item(7, 6), matches)),
+                      {HOSTILE: HOSTILE}, (HOSTILE,))  # fmt: skip

@@ -203,6 +203,12 @@ def test_curves_of_unequal_length_are_refused():
         page.render_page(report)
 
 
+def test_a_file_name_that_is_no_text(tmp_path):
+    report = replace(full_report(), ranked=(ranked("best", 4, "wr", "rw", name="a\udcff\0.jpg"),))
+    page.write_page(report, tmp_path / "a.html")
+    assert "a?\0.jpg" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
 def test_a_page_is_written_whole(tmp_path, full):
     target = tmp_path / "deep" / "report.html"
     page.write_page(full_report(), target)

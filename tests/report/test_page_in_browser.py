@@ -1,7 +1,7 @@
 """The page in headless Chromium: what it loads, filters, sorts, keys, widths and contrasts."""
 
 import pytest
-from made_reports import full_report, hostile_report
+from made_reports import full_report, hostile_report, hostile_search
 
 from vireid_fast.report.content import Report
 
@@ -62,7 +62,9 @@ def nothing() -> Report:
     return Report("Nothing", {}, {})
 
 
-@pytest.mark.parametrize("make", [full_report, hostile_report, nothing], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "make", [full_report, hostile_report, hostile_search, nothing], ids=lambda m: m.__name__
+)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_loads_without_error_and_asks_for_nothing(browser, written, make, dark):
     path = written(make)
@@ -77,8 +79,9 @@ def test_loads_without_error_and_asks_for_nothing(browser, written, make, dark):
     assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
-def test_hostile_words_run_nothing(browser, written):
-    browser.open(written(hostile_report))
+@pytest.mark.parametrize("make", [hostile_report, hostile_search], ids=lambda m: m.__name__)
+def test_hostile_words_run_nothing(browser, written, make):
+    browser.open(written(make))
     assert browser.run("return window.hacked") is None
     # Not even where code makes elements of them: the policy allows no handler and no script.
     image = "<img src=data:, onerror='window.hacked = 3'>"
@@ -231,15 +234,27 @@ def test_the_theme_follows_the_system_and_the_button(browser, written, dark):
     browser.run("localStorage.clear()")
 
 
+@pytest.mark.parametrize(("make", "least"), [(full_report, 500), (hostile_search, 50)])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_text_stands_out(browser, written, dark):
-    browser.open(written(full_report), dark=dark)
+def test_text_stands_out(browser, written, make, least, dark):
+    browser.open(written(make), dark=dark)
     browser.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     seen, low = browser.run(LOW_CONTRAST)
-    assert seen > 500 and low == []
+    assert seen > least and low == []
 
 
-@pytest.mark.parametrize("make", [full_report, hostile_report], ids=lambda m: m.__name__)
+def test_the_page_of_a_search_filters_and_marks(browser, written):
+    browser.open(written(hostile_search))
+    browser.run("document.querySelector('form input').focus()")
+    browser.keys(*"cam6/0007")
+    assert len(browser.run(SHOWN % "text")) == 1
+    signs = "return [...document.querySelectorAll('.query:not([hidden]) li .sign')]"
+    assert browser.run(f"{signs}.map(s => s.textContent)") == ["✓ 1: right", "✗ 2: wrong", "3"]
+
+
+@pytest.mark.parametrize(
+    "make", [full_report, hostile_report, hostile_search], ids=lambda m: m.__name__
+)
 @pytest.mark.parametrize("width", [360, 1200])
 def test_no_width_needs_sideways_scrolling(browser, written, make, width):
     browser.open(written(make), width=width)

@@ -106,7 +106,8 @@ def write_page(report: Report, path: Path) -> None:
     """
     text = render_page(report)
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A file name may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def render_page(report: Report) -> str:
