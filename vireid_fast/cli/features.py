@@ -41,7 +41,7 @@ def extract(
     ] = None,
 ) -> None:
     """Write features as a file: of a split of a run's data set, or of images of your own."""
-    from vireid_fast._checks import require, require_choice
+    from vireid_fast._checks import require, require_choice, sentence
     from vireid_fast.data.feature_files import require_target
     from vireid_fast.engine.extractor import open_extractor
     from vireid_fast.engine.feature_writing import DTYPES, extract_images
@@ -53,9 +53,10 @@ def extract(
     if out is not None:
         require_target(out)
     if images is None:
-        require(run is not None and model is None, "extract", "--run",
-                "be given alone where --images is not",
-                "none" if run is None else f"--model {model} too")  # fmt: skip
+        if run is None or model is not None:
+            raise ValueError(sentence(
+                "extract", "--run", "be given alone where --images is not",
+                "none" if run is None else f"--model {model} too"))  # fmt: skip
         unused = {"--modality": modality, "--device": device}
         given = [name for name, value in unused.items() if value is not None]
         require(not given, "extract", ", ".join(given), "come with --images", "none")
@@ -66,11 +67,16 @@ def extract(
         rows, width = extraction.features.features.shape
     else:
         require(split is None, "extract", "--split", "come without --images", split)
-        require(out is not None, "extract", "--out", "name the feature file of --images", "none")
-        require(modality is not None, "extract", "--modality",
-                "be visible or infrared with --images", "none")  # fmt: skip
+        if out is None:
+            raise ValueError(
+                sentence("extract", "--out", "name the feature file of --images", "none")
+            )
+        if modality is None:
+            raise ValueError(sentence("extract", "--modality",
+                                      "be visible or infrared with --images", "none"))  # fmt: skip
         extractor = open_extractor("extract", run, model, checkpoint, device or "cpu")
-        require(extractor is not None, "extract", "--run or --model", "name the model", "neither")
+        if extractor is None:
+            raise ValueError(sentence("extract", "--run or --model", "name the model", "neither"))
         found = extract_images(
             extractor, images, modality, out, dtype=dtype, skip_bad=skip_bad_images
         )

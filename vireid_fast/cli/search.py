@@ -66,13 +66,13 @@ def search(
     if format == "json" and out is None:
         print(output.search_json(results), end="")  # noqa: T201
         return
+    if out is None:
+        console.print(output.search_table(results))
+        return
     if format == "page":
         output.write_page(results, out, images)
     elif format == "json":
         output.write_json(results, out)
-    elif out is not None:
-        output.write_table(results, out)
     else:
-        console.print(output.search_table(results))
-    if out is not None:
-        say(f"written: {out}")
+        output.write_table(results, out)
+    say(f"written: {out}")

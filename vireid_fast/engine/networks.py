@@ -29,7 +29,7 @@ from vireid_fast.engine.model_card import ModelCard, card_from_json
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.engine.training_data import FrameSampling
 
-NETWORK_BUILDERS: dict[str, Callable[[ModelCard], nn.Module]] = {
+NETWORK_BUILDERS: dict[str, Callable[..., nn.Module]] = {
     name: kind.build for name, kind in FORMATS.items()
 }
 """Builders of imported networks by method name: a card -> the module with random weights, which has

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vireid_fast._checks import positive_int, require, require_choice
+from vireid_fast._checks import positive_int, require, require_choice, sentence
 from vireid_fast._version import __version__
 from vireid_fast.data.feature_files import UNKNOWN_PERSON, read_metadata, read_paths
 from vireid_fast.data.feature_formats import FORMATS
@@ -20,6 +20,7 @@ from vireid_fast.engine.extractor import Extractor
 from vireid_fast.engine.feature_writing import model_notes, unknown_people
 from vireid_fast.engine.model_card import METRICS
 from vireid_fast.retrieval.feature_set import MODALITY_NAMES, FeatureSet
+from vireid_fast.retrieval.protocol import Metric
 from vireid_fast.retrieval.rerank import rerank_top_k
 from vireid_fast.retrieval.results import RerankParameters
 from vireid_fast.retrieval.search import search
@@ -210,11 +211,11 @@ def _queries(
     made = gallery.notes
     origin = ", ".join(f"{name} {made[name][:12]}" for name in ("method", "checkpoint")
                        if name in made)  # fmt: skip
-    require(
-        extractor is not None, "search", "--run or --model",
-        "name the model for the query's features", "neither",
-        f"Give the one that made {gallery.source}{f' ({origin})' if origin else ''}.",
-    )  # fmt: skip
+    if extractor is None:
+        raise ValueError(sentence(
+            "search", "--run or --model", "name the model for the query's features", "neither",
+            f"Give the one that made {gallery.source}{f' ({origin})' if origin else ''}.",
+        ))  # fmt: skip
     require(query.exists(), "search", "--query",
             "be an image, a folder of images or a feature file",
             f"{query}, which does not exist")  # fmt: skip
@@ -245,10 +246,9 @@ def _rows(gallery: Side, modality: str) -> Tensor:
     require(count > 0, str(gallery.source), "features", "have at least one row", 0)
     if modality == "all":
         return torch.arange(count)
-    require(
-        own.modality is not None, str(gallery.source), "modality", "be in the file",
-        "none", "Leave --gallery-modality out.",
-    )  # fmt: skip
+    if own.modality is None:
+        raise ValueError(sentence(str(gallery.source), "modality", "be in the file", "none",
+                                  "Leave --gallery-modality out."))  # fmt: skip
     rows = torch.nonzero(own.modality == MODALITY_NAMES.index(modality)).flatten()
     require(len(rows) > 0, str(gallery.source), "modality", f"be {modality} in at least one row",
             "none", "Leave --gallery-modality out.")  # fmt: skip
@@ -260,14 +260,14 @@ def _nearest(
 ) -> tuple[Tensor, Tensor]:
     """Distances and positions of the nearest, both (Q, min(k, G))."""
     if rerank is None:
-        found = search(query, gallery, k, metric=metric)
-        return found.distances, found.indices
+        found = search(query, gallery, k, metric=cast(Metric, metric))
+        return cast(Tensor, found.distances), cast(Tensor, found.indices)
     dtype = torch.promote_types(query.dtype, gallery.dtype)
     # As in evaluation: the distances of re-ranking are Euclidean, of rows as the metric has them.
-    sides = [side.to(dtype) for side in (query, gallery)]
+    query, gallery = query.to(dtype), gallery.to(dtype)
     if metric == "cosine":
-        sides = [F.normalize(side.float()) for side in sides]
-    nearest = rerank_top_k(*sides, k, *rerank)
+        query, gallery = F.normalize(query.float()), F.normalize(gallery.float())
+    nearest = rerank_top_k(query, gallery, k, *rerank)
     return nearest.distances, nearest.indices
 
 

@@ -1,7 +1,7 @@
 """Training curves from the log of a run."""
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from vireid_fast.report.content import TrainingCurve
 
 # What a line says beside its quantities.
 _KEYS = ("stage", "epoch", "seconds")
+# More than anyone trains: a longer axis comes from a damaged line.
+_LAST_EPOCH = 1_000_000
 
 
 def training_curves(file: Path) -> tuple[tuple[TrainingCurve, ...], tuple[str, ...]]:
@@ -39,7 +41,7 @@ def training_curves(file: Path) -> tuple[tuple[TrainingCurve, ...], tuple[str, .
         for name, value in record.items():
             if name in _KEYS:
                 continue
-            if isinstance(value, int | float) and math.isfinite(value):
+            if _is_number(value):
                 own = curves.setdefault((record["stage"], name), {})
                 own[record["epoch"]] = float(value)
             else:
@@ -60,10 +62,15 @@ def _record(line: bytes) -> dict[str, Any] | None:
     fits = (
         isinstance(record, dict)
         and isinstance(record.get("stage"), str)
-        and isinstance(record.get("epoch"), int)
-        and not isinstance(record["epoch"], bool)
+        and type(record.get("epoch")) is int
+        and 1 <= record["epoch"] <= _LAST_EPOCH
     )
     return record if fits else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be drawn: finite, and no integer beyond every float."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _notes(file: Path, damaged: list[int], values: int) -> tuple[str, ...]:
