@@ -7,6 +7,7 @@ of it that runs the command; a test looks it up there.
 COMMANDS = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
+    "make wheel": (".ci/run", "make wheel wheel-check"),
     # The steps of `make setup`, which begins every run of the integration.
     "python3 -m venv .venv": ("Makefile", "$(PYTHON) -m venv $(VENV)"),
     "pip install torch==2.13.0": ("Makefile", 'pip install --quiet $(TORCH_PIP) "$(TORCH)"'),
