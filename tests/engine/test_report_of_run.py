@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_every_method_has_a_whole_report(runs, name):
     report = report_of_run(runs[name], queries=1)
     assert report.results and set(report.facts) >= {"method", "data", "protocol", "checkpoint"}
     assert "mAP 25.0%, R1 50.0%" in report.facts["checkpoint"]
+    assert re.search(r": \d+ test (images|tracklets) of \d+ identities", report.facts["data"])
     names = list(report.results)
     assert [c.name for c in report.cmc] == [c.name for c in report.precision_recall] == names
     for cmc, precision in zip(report.cmc, report.precision_recall, strict=True):

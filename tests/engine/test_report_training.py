@@ -33,14 +33,16 @@ def test_damaged_lines_are_left_out_and_named(tmp_path: Path):
         _line("a", 1, loss=1.0).encode(), b'{"stage": "a", "epo', b"[1, 2]", b"\xff\xfe",
         b"[" * 100_000, _line("a", "2", loss=1.0).encode(), _line("a", True, loss=1.0).encode(),
         _line("a", 3, loss="low", text=[1]).encode(), b'{"stage": "a", "epoch": 4, "loss": NaN}',
+        _line("a", 0, loss=1.0).encode(), _line("a", 10**9, loss=1.0).encode(),
+        _line("a", 4, loss=10**400, text=True).encode(),
         _line("a", 5, loss=5.0).encode(),
     ]  # fmt: skip
     file.write_bytes(b"\n".join(lines))
     curves, notes = training_curves(file)
     assert [(c.name, c.epochs, c.values) for c in curves] == [("loss", (1, 5), (1.0, 5.0))]
     assert notes == (
-        "metrics.jsonl: 6 damaged lines left out (2, 3, 4, 5, 6, 7).",
-        "metrics.jsonl: 3 values left out that are no finite numbers.",
+        "metrics.jsonl: 8 damaged lines left out (2, 3, 4, 5, 6, 7, 10, 11).",
+        "metrics.jsonl: 5 values left out that are no finite numbers.",
     )
 
 

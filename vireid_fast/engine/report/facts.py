@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vireid_fast._version import __version__
 from vireid_fast.config import Config
+from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.engine.checkpoint import CheckpointError, follow
+from vireid_fast.engine.data_setup import Table
 from vireid_fast.engine.run_folder import RunFolder
 
 
-def run_facts(run: RunFolder, config: Config, processing: Mapping[str, str]) -> dict[str, str]:
+def run_facts(
+    run: RunFolder, config: Config, table: Table, processing: Mapping[str, str]
+) -> dict[str, str]:
     """Words by name: method, data, protocol, checkpoint, features, version, machine."""
     own = config.evaluation
     made = json_object(run.path / "environment.json")
@@ -19,7 +25,7 @@ def run_facts(run: RunFolder, config: Config, processing: Mapping[str, str]) -> 
     facts = {
         "run": run.path.resolve().name,
         "method": f"{config.method}, {config.clip.architecture}, seed {config.seed}",
-        "data": f"{data}, {config.data.height} x {config.data.width} pixels, test identities",
+        "data": f"{data}: {_test_part(table)}, {config.data.height} x {config.data.width} pixels",
         "protocol": f"{own.protocol}, mode {own.mode}",
         "checkpoint": _checkpoint(run),
         "features": ", ".join(f"{name} {words}" for name, words in processing.items()),
@@ -27,6 +33,13 @@ def run_facts(run: RunFolder, config: Config, processing: Mapping[str, str]) -> 
         "machine": _machine(made),
     }
     return {name: words for name, words in facts.items() if words}
+
+
+def _test_part(table: Table) -> str:
+    rows = table.rows("test")
+    kind = "tracklets" if isinstance(table, TrackletTable) else "images"
+    people = len(np.unique(table.person_ids[rows]))
+    return f"{len(rows):,} test {kind} of {people:,} identities"
 
 
 def json_object(path: Path) -> dict[str, Any]:

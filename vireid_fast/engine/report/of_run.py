@@ -94,7 +94,7 @@ def report_of_run(
         notes.append(f"{len(features.bad)} damaged images were left out of the evaluation.")
     return Report(
         title=f"{config.method} on {config.data.name}",
-        facts=run_facts(run, config, processing_words(config, method)),
+        facts=run_facts(run, config, table, processing_words(config, method)),
         results=dict(results),
         training=training,
         method_pictures=pictures,
