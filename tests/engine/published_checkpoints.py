@@ -118,7 +118,7 @@ def agw_state(
                 draw.conv(f"{block}.phi", channels // 2, channels, 1, bias=True)
                 # Each block is cubic in its input; unlike trained weights, random ones would let
                 # values grow beyond float32.
-                draw.state[f"{block}.W.1.weight"] *= 0.02
+                draw.state[f"{block}.W.1.weight"] *= 0.002
     draw.norm("bottleneck", 32 * width)
     draw.add("classifier.weight", identities, 32 * width)
     return draw.state

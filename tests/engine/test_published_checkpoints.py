@@ -213,7 +213,7 @@ def test_what_was_read_is_told(tmp_path):
                                   ImportOptions(data="sysu_mm01", licence="unknown"))  # fmt: skip
     text = "\n".join(describe_import(imported))
     for part in ("format: csdn", "5 identities", "64 x 32",
-                 "learned prompts of both modalities (6)", "text tower", "of the texts (8)"):  # fmt: skip
+                 "learned prompts of both modalities (6)", "of the texts (8)"):  # fmt: skip
         assert part in text
     card = json.loads((tmp_path / "model" / "card.json").read_text())
     assert card["data"] == "sysu_mm01" and "model_119.pth with SHA-256" in card["source"]
