@@ -6,49 +6,25 @@ import subprocess
 import elsewhere
 import pages
 import pytest
+import running
 import typer
 
 from vireid_fast.cli import app
 
-# Pages whose Python blocks are run by a test of their own, on names that it gives them; those that
-# open a run are run here all the same.
-PYTHON_TESTED_BY = {
-    "README.md": "tests/test_readme_examples.py",
-    "docs/large_galleries.md": "tests/retrieval/test_large_galleries_page.py",
-    "docs/retrieval.md": "tests/retrieval/test_retrieval_documentation.py",
-}
+# In a file of its own, so that two processes share the work.
+LONGEST = "docs/reproduce.md"
 MAKEFILE = (pages.ROOT / "Makefile").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands
 
 
-@pytest.mark.parametrize("page", pages.PAGES)
+@pytest.mark.parametrize("page", [page for page in pages.PAGES if page != LONGEST])
 def test_every_command_and_example_of_a_page_runs(page, open_shell):
-    """In the order of the page, in one folder that starts empty but for stand-ins."""
-    shell, output = open_shell(), ""
-    for block in pages.blocks(page):
-        if block.language == "output":
-            assert output == block.text, block
-        elif block.file_name:
-            # A script that a command of the page starts, with its one large number cut.
-            text = block.text.replace("1_000_000", "40_000")
-            (shell.folder / block.file_name).write_text(text, encoding="utf-8")
-            assert any(block.file_name in other.script for other in pages.shell_blocks(page))
-        elif block.language in pages.SHELLS:
-            output = _ok(shell.run(block.script), block)
-        elif block.language == "python" and (
-            page not in PYTHON_TESTED_BY or "from_pretrained" in block.text
-        ):
-            output = _ok(shell.python(f"import vireid_fast\n{block.text}"), block)
+    running.run_page(page, open_shell())
 
 
-def _ok(done, block):
-    assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout[-3000:]}"
-    return done.stdout
-
-
-@pytest.mark.parametrize("page", PYTHON_TESTED_BY)
+@pytest.mark.parametrize("page", running.PYTHON_TESTED_BY)
 def test_examples_with_a_test_of_their_own(page):
-    test = (pages.ROOT / PYTHON_TESTED_BY[page]).read_text(encoding="utf-8")
+    test = (pages.ROOT / running.PYTHON_TESTED_BY[page]).read_text(encoding="utf-8")
     assert page.rpartition("/")[2] in test and "exec(compile(" in test
 
 
