@@ -1,12 +1,14 @@
 """The map of features: PCA against the singular value decomposition, thinning, t-SNE."""
 
-import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vireid_fast.engine.report import report_of_features, report_of_run
 from vireid_fast.engine.report.feature_map import feature_map
+from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.retrieval.feature_set import FeatureSet
 
 
@@ -81,16 +83,22 @@ def test_tsne_is_deterministic():
 
 
 def test_tsne_without_scikit_learn_names_the_remedy(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RuntimeError, match=r"scikit-learn is not installed.*vireid_fast\[tsne\]"):
+    name = "vireid_fast.engine.report.feature_map.find_spec"
+    monkeypatch.setattr(name, lambda package: None)
+    match = r"map must be pca where scikit-learn is not installed.*vireid_fast\[tsne\]"
+    with pytest.raises(RuntimeError, match=match):
         feature_map(_set(20, 4), "dot", "tsne")
+    # Before the features are read.
+    with pytest.raises(RuntimeError, match=match):
+        report_of_features(protocol="sysu/agw", map_method="tsne")
+    with pytest.raises(RuntimeError, match=match):
+        report_of_run(RunFolder(Path("no run")), map_method="tsne")
+
+
+def test_tsne_of_three_rows_is_refused():
+    pytest.importorskip("sklearn", reason="t-SNE needs scikit-learn")
+    with pytest.raises(ValueError, match="map must be pca for fewer than 4 rows"):
+        feature_map(_set(3, 4), "dot", "tsne")
 
 
 def test_unknown_methods_are_refused():

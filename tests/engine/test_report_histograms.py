@@ -1,5 +1,7 @@
 """Histograms of distances: exact ones against naive loops, sampled ones against exact ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,13 @@ def test_equal_distances_and_no_pairs():
     twice = features.subset(torch.tensor([0, 0]))
     (own,) = distance_histograms(twice, twice, twice, "euclidean")
     assert own.pairs == (1, 0) and own.same.sum() == 1
+
+
+def test_huge_features_keep_finite_distances():
+    features = _set()
+    features = dataclasses.replace(features, features=features.features * 1e30)
+    for own in distance_histograms(features, features, features, "dot"):
+        assert np.isfinite(own.edges).all() and own.same.sum() == pytest.approx(1)
+    mixed = dataclasses.replace(_set(6, known=False), features=torch.randn(6, 4).half())
+    (own,) = distance_histograms(_set(15, known=False), mixed, _set(9, known=False), "euclidean")
+    assert own.same.sum() == pytest.approx(1)

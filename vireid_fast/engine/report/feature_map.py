@@ -1,5 +1,7 @@
 """A map of the features in two dimensions."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ def feature_map(
     Raises:
         ValueError: The method is unknown. RuntimeError: scikit-learn is not installed.
     """
-    require_choice("report", "map", method, METHODS)
+    require_map(method)
     total, note = len(features), ""
     if total > points:
         features = features.subset(torch.from_numpy(_thinned(features, points)))
@@ -46,6 +48,20 @@ def feature_map(
     modality = unknown if features.modality is None else features.modality
     people, cameras = features.person_ids.numpy(), features.camera_ids.numpy()
     return FeatureMap(words, place, people, modality.numpy(), cameras, note)
+
+
+def require_map(method: str) -> None:
+    """Refuse, before anything is computed, a map that could not be made.
+
+    Raises:
+        ValueError: The method is unknown. RuntimeError: scikit-learn is not installed.
+    """
+    require_choice("report", "map", method, METHODS)
+    require(
+        method != "tsne" or find_spec("sklearn") is not None, "report", "map",
+        "be pca where scikit-learn is not installed", "'tsne'",
+        'Install it with pip install "vireid_fast[tsne]", or use the map pca.', RuntimeError,
+    )  # fmt: skip
 
 
 def _thinned(features: FeatureSet, points: int) -> np.ndarray:
@@ -84,13 +100,8 @@ def _pca(values: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _tsne(values: np.ndarray) -> tuple[np.ndarray, str]:
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise RuntimeError(
-            "report: map must be pca where scikit-learn is not installed, got 'tsne'. "
-            'Install it with pip install "vireid_fast[tsne]", or use the map pca.'
-        ) from error
+    from sklearn.manifold import TSNE
+
     require(len(values) > 3, "report", "map", "be pca for fewer than 4 rows", "'tsne'")
     perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
     embedding = TSNE(perplexity=perplexity, init="pca", random_state=_SEED)

@@ -15,6 +15,7 @@ EXACT_PAIRS = 5_000_000
 SAMPLED_PAIRS = 200_000
 _BLOCK_ELEMENTS = 1 << 22
 _SAMPLE_BLOCK = 4096
+_LARGEST = 1e15
 _SEED = 0
 
 Side = tuple[Tensor, Tensor]
@@ -29,7 +30,7 @@ def distance_histograms(
     *,
     exact_pairs: int = EXACT_PAIRS,
 ) -> tuple[Histogram, ...]:
-    """Histograms of distances in float32 (float64 for float64 features), with common bins.
+    """Histograms of distances in float32, or float64 for float64 or huge features, common bins.
 
     Where modalities are known, of all pairs of distinct rows of `shown`: visible with visible,
     infrared with infrared, visible with infrared. Else of queries with gallery items.
@@ -68,8 +69,13 @@ def _groups(
 ) -> list[tuple[str, Side, Side | None]]:
     """Names and sides of the kinds of pairs; one side alone stands for pairs within it."""
     if shown.modality is None:
-        return [("query to gallery", _side(query), _side(gallery))]
-    visible, infrared = (_side(shown.subset(shown.modality == m)) for m in (VISIBLE, INFRARED))
+        first, second = _side(query), _side(gallery)
+        dtype = torch.promote_types(first[0].dtype, second[0].dtype)
+        sides = [(values.to(dtype), people) for values, people in (first, second)]
+        return [("query to gallery", sides[0], sides[1])]
+    values, people = _side(shown)
+    parts = [shown.modality == modality for modality in (VISIBLE, INFRARED)]
+    visible, infrared = ((values[part], people[part]) for part in parts)
     return [
         ("within visible", visible, None),
         ("within infrared", infrared, None),
@@ -79,7 +85,10 @@ def _groups(
 
 def _side(features: FeatureSet) -> Side:
     values = features.features
-    return values.to(torch.promote_types(values.dtype, torch.float32)), features.person_ids
+    # Squares of larger values, and sums of such squares, would overflow float32.
+    large = values.numel() > 0 and float(values.abs().max()) > _LARGEST
+    dtype = torch.float64 if large else torch.promote_types(values.dtype, torch.float32)
+    return values.to(dtype), features.person_ids
 
 
 def _distances(

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vireid_fast._checks import positive_int, require, require_choice
+from vireid_fast._checks import positive_int, require
 from vireid_fast._version import __version__
 from vireid_fast.data.feature_files import read_metadata
 from vireid_fast.data.permutations import read_permutations
@@ -15,7 +15,7 @@ from vireid_fast.engine.evaluation_files import (
     read_processing,
     requested_modes,
 )
-from vireid_fast.engine.report.feature_map import METHODS as MAPS
+from vireid_fast.engine.report.feature_map import require_map
 from vireid_fast.engine.report.judged import Judged
 from vireid_fast.engine.report.sections import sections
 from vireid_fast.engine.report.shelf import file_shelf, row_shelf
@@ -69,8 +69,12 @@ def report_of_features(
 
     Raises:
         ValueError: Neither or both ways are given, a file cannot be used, or see `evaluate`.
+        RuntimeError: The map is t-SNE and scikit-learn is not installed.
+
+    Memory: about three times the features, and 64 MB of distances at a time; with `rerank` what
+    `RerankedRows` takes.
     """
-    require_choice("report", "map", map_method, MAPS)
+    require_map(map_method)
     positive_int("report", "queries", queries)
     pair = query is not None and gallery is not None
     require(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vireid_fast._checks import positive_int, require_choice
+from vireid_fast._checks import positive_int
 from vireid_fast.config import Config
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.table import INFRARED, VISIBLE
@@ -12,7 +12,7 @@ from vireid_fast.engine.extraction import Extraction
 from vireid_fast.engine.method_setup import load_described, processing_words
 from vireid_fast.engine.methods import Method
 from vireid_fast.engine.report.facts import json_object, run_facts
-from vireid_fast.engine.report.feature_map import METHODS as MAPS
+from vireid_fast.engine.report.feature_map import require_map
 from vireid_fast.engine.report.judged import Judged, setting_of
 from vireid_fast.engine.report.method_pictures import Pair, method_pictures
 from vireid_fast.engine.report.ranked import Partners, main_result
@@ -59,8 +59,9 @@ def report_of_run(
 
     Raises:
         ValueError: The run, its checkpoint or its data cannot be used, or an argument does not fit.
+        RuntimeError: The map is t-SNE and scikit-learn is not installed.
     """
-    require_choice("report", "map", map_method, MAPS)
+    require_map(map_method)
     positive_int("report", "queries", queries)
     config = run.config()
     if skip_bad:
