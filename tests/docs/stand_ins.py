@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from published_checkpoints import write_published
 from torch import nn
 
 from vireid_fast.clip import openai_state_dict
@@ -192,6 +193,11 @@ def _image(path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def _published(kind: str) -> Callable[[Path], None]:
+    """A checkpoint as the authors of a method publish it."""
+    return lambda path: write_published(kind, path) and None
+
+
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "SYSU-MM01": _layout("sysu_mm01"),
     "RegDB": _layout("regdb"),
@@ -200,6 +206,9 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "BUPTCampus/DATA": _layout("bupt_campus"),
     "photos": _folders({"views": 1}),
     "walks": _folders({"tracklets": 1, "tracklet_frames": 4}),
+    "agw.t": _published("agw"),
+    "csdn.pth": _published("csdn"),
+    "clip_reid.pth": _published("clip-reid-vit"),
     "photo.jpg": _image,
     "a.jpg": _image,
     "b.jpg": _image,
