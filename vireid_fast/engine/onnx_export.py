@@ -78,7 +78,7 @@ def export_onnx(
         The files, each with what was compared.
 
     Raises:
-        ImportError: onnx, onnxruntime or onnxscript is not installed.
+        RuntimeError: onnx, onnxruntime or onnxscript is not installed.
         ValueError: An option does not fit, or the network is of video.
         ExportError: The graph cannot be made, or gives other features; no file is left, and
             previous ones stay.

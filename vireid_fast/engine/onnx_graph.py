@@ -27,10 +27,10 @@ class GraphError(RuntimeError):
 
 
 def require_packages() -> None:
-    """Raise ImportError where a package that export needs is absent."""
+    """Raise RuntimeError where a package that export needs is absent."""
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
-        raise ImportError(
+        raise RuntimeError(
             sentence("export", "onnx, onnxruntime and onnxscript", "be installed",
                      f"no {', '.join(absent)}", 'Run pip install "vireid_fast[onnx]".')
         )  # fmt: skip
@@ -64,9 +64,11 @@ def trace(
             program = torch.export.export(
                 module, (example,), dynamic_shapes=shapes, strict=False
             )
+            # Unoptimised: the optimiser takes the sum with a small number, as the 1e-12 of AGW's
+            # pooling, for the sum with zero. Runtimes have optimisers of their own.
             exported = torch.onnx.export(
                 program, (), dynamo=True, opset_version=opset, input_names=["images"],
-                output_names=["features"], external_data=False, verbose=False,
+                output_names=["features"], external_data=False, verbose=False, optimize=False,
             )  # fmt: skip
             assert exported is not None  # with dynamo=True it never is
             model = exported.model_proto
