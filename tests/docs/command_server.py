@@ -103,7 +103,7 @@ def _python(name: str, arguments: list[str], cache: Path) -> int | None:
     if not arguments or not arguments[0].endswith(".py"):
         print(f"no test runs: {name} {' '.join(arguments)}", file=sys.stderr)
         return UNKNOWN
-    stand_ins.provide(Path(arguments[0]).read_text(), cache)
+    stand_ins.provide(f"{Path(arguments[0]).read_text()}\n{' '.join(arguments)}", cache)
     sys.argv = arguments
     sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
     runpy.run_path(arguments[0], run_name="__main__")
