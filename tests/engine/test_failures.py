@@ -15,8 +15,11 @@ def no_patience(monkeypatch):
     monkeypatch.setattr(failures, "PATIENCE", 0.05)
 
 
-def _explain(store, rank, size=3):
-    error = explain(store, rank, size, LOST)
+NAMES = ["rank 0 (pid 10 on a)", "rank 1 (pid 11 on a)", "rank 2 (pid 12 on b)"]
+
+
+def _explain(store, rank):
+    error = explain(store, rank, NAMES, LOST)
     return str(error), error.shown_elsewhere
 
 
@@ -24,17 +27,17 @@ def test_an_error_that_several_processes_have_is_shown_by_the_first():
     store, errors = dist.HashStore(), [ValueError("no file"), ValueError("no file")]
     other = ValueError("no disk")
     for rank, error in ((2, errors[0]), (0, errors[1]), (1, other)):
-        report_failure(store, rank, error)
+        report_failure(store, NAMES[rank], error)
     assert [error.shown_elsewhere for error in (*errors, other)] == [False, True, False]
-    assert store.get(FAILED) == b"process 2 failed: ValueError: no file"
+    assert store.get(FAILED) == b"rank 2 (pid 12 on b) failed: ValueError: no file"
 
 
 def test_the_failed_process_is_named_by_the_others_and_shown_by_the_first():
     store = dist.HashStore()
-    report_failure(store, 1, ValueError("no file."))
+    report_failure(store, NAMES[1], ValueError("no file."))
     want = (
-        "distributed: all processes must go on to the end, got process 1 failed: ValueError: no "
-        "file. Repair that one; --resume continues after the last checkpoint."
+        "distributed: all processes must go on to the end, got rank 1 (pid 11 on a) failed: "
+        "ValueError: no file. Repair that one; --resume continues after the last checkpoint."
     )
     assert _explain(store, 0) == (want, False)
     assert _explain(store, 2) == (want, True)
@@ -42,9 +45,10 @@ def test_the_failed_process_is_named_by_the_others_and_shown_by_the_first():
 
 def test_processes_that_give_no_sign_are_named_and_who_waits_at_the_store_learns_it():
     store = dist.HashStore()
-    assert _explain(store, 1) == (f"{LOST} No sign of process 0, 2: killed, or stuck.", False)
-    assert store.get(FAILED).decode().startswith(f"process 1 gave up: {LOST} No sign of")
-    assert "got process 1 gave up: distributed: all_gather" in _explain(store, 2)[0]
+    silent = f"{NAMES[0]}, {NAMES[2]}"
+    assert _explain(store, 1) == (f"{LOST} No sign of {silent}: killed, or stuck.", False)
+    assert store.get(FAILED).decode().startswith(f"{NAMES[1]} gave up: {LOST} No sign of")
+    assert "got rank 1 (pid 11 on a) gave up: distributed: all_gather" in _explain(store, 2)[0]
 
 
 def test_where_all_processes_gave_up_the_first_shows_why():
@@ -61,8 +65,9 @@ def test_a_store_that_has_ended_leaves_the_error_of_this_process():
             raise dist.DistNetworkError("Connection reset by peer")
 
     error = ValueError("no file")
-    report_failure(Ended(), 1, error)
+    report_failure(Ended(), NAMES[1], error)
     assert not getattr(error, "shown_elsewhere", False)
-    alone = explain(Ended(), 1, 2, LOST)
-    assert str(alone) == f"{LOST} Process 0 or torchrun, which held the store, has ended."
+    alone = explain(Ended(), 1, NAMES, LOST)
+    held = "Rank 0 (pid 10 on a) or torchrun, which held the store, has ended."
+    assert str(alone) == f"{LOST} {held}"
     assert not getattr(alone, "shown_elsewhere", False)

@@ -206,12 +206,15 @@ def _fail_in_second_epoch(patch, way):
         patch.setattr(SequenceStage, "step", failing)
 
 
+RANK_1 = r"rank 1 \(pid \d+ on [^)]+\)"
+
+
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        ("raises", r"got process 1 failed: LookupError: no image 7\.jpg\. Repair that one"),
-        ("is killed", r"got .*\. No sign of process 1: killed, or stuck\."),
-        ("hangs", r"Timed out waiting 1000ms.* No sign of process 1: killed, or stuck\."),
+        ("raises", rf"got {RANK_1} failed: LookupError: no image 7\.jpg\. Repair that one"),
+        ("is killed", rf"got {RANK_1} ended without a word: killed, or out of memory"),
+        ("hangs", rf"Timed out waiting 1000ms.* No sign of {RANK_1}: killed, or stuck"),
     ],
 )
 def test_a_process_that_fails_stops_the_other_which_names_it(whole, tmp_path, way, message):

@@ -38,10 +38,16 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, TypeError, OSError, RuntimeError, NotImplementedError) as error:
+    except (
+        ValueError, TypeError, OSError, RuntimeError, NotImplementedError, MemoryError
+    ) as error:  # fmt: skip
+        # A signal that stopped the command is no error of it, and has a code of its own.
+        stopped = getattr(error, "exit_code", None)
         if getattr(error, "shown_elsewhere", False):
-            # torchrun ends all processes when one has left; the one that shows it needs time.
-            time.sleep(5)
-            sys.exit(1)
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+            if stopped is None:
+                # torchrun ends all processes when one has left; the one that shows it needs time.
+                time.sleep(5)
+            sys.exit(stopped or 1)
+        text = str(error) if stopped else f"error: {error}"
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(stopped or 1)

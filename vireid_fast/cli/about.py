@@ -11,6 +11,7 @@ from vireid_fast.cli.app import app
 from vireid_fast.cli.options import (
     ResumeOption,
     console,
+    resumable,
     say,
 )
 
@@ -47,7 +48,8 @@ def demo(
     from vireid_fast.engine.demo import demo as work
     from vireid_fast.engine.tables import results_table
 
-    finished, results = work(run, identities=identities, short=short, resume=resume)
+    with resumable("demo", run):
+        finished, results = work(run, identities=identities, short=short, resume=resume)
     console.print(results_table(results))
     say(f"run: {finished.path}  results: {finished.results_file}")
     say(f"report: {finished.path / 'report.html'}")

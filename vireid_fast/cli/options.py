@@ -90,6 +90,23 @@ def say(text: str) -> None:
 
 
 @contextmanager
+def resumable(command: str, run: Path, options: str = "--resume") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a command with a line that says how to go on."""
+    from vireid_fast.engine.interrupts import StoppedError, stoppable
+
+    remedy = (
+        f"Nothing is damaged: `vireid {command} --run {run} {options}` goes on after what is "
+        "finished."
+    )
+    try:
+        with stoppable(command, remedy):
+            yield
+    except StoppedError as error:
+        error.shown_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
+        raise
+
+
+@contextmanager
 def once_per_machine() -> Iterator[None]:
     """torchrun starts equal processes; what is wrong before they meet, the first one tells."""
     try:

@@ -15,6 +15,7 @@ from vireid_fast.cli.options import (
     SkipOption,
     configuration,
     once_per_machine,
+    resumable,
     say,
 )
 
@@ -31,7 +32,10 @@ def pretrain(
     """Align the image and text encoder of a small CLIP; writes RUN/weights.safetensors."""
     from vireid_fast.engine.pretraining import pretrain as work
 
-    weights = work(configuration(config, overrides, data_root, skip_bad_images), run, resume=resume)
+    chosen = configuration(config, overrides, data_root, skip_bad_images)
+    # Without its configuration a pre-training cannot be resumed.
+    with resumable("pretrain", run, f"--config {config} ... --resume"):
+        weights = work(chosen, run, resume=resume)
     say(f"weights: {weights}")
 
 
@@ -58,6 +62,7 @@ def train(
     with once_per_machine():
         source = configuration_source(config, method, data, run if resume else None)
         chosen = configuration(source, overrides, data_root, skip_bad_images)
-    result = work(chosen, run, resume=resume)
+    with resumable("train", run):
+        result = work(chosen, run, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         say(f"run: {result.path}  next: vireid eval --run {result.path}")

@@ -8,7 +8,7 @@ from vireid_fast._files import atomic_write
 from vireid_fast._locks import exclusive
 from vireid_fast.config import load_config
 from vireid_fast.data.synthetic import contact_sheet, write_sysu_layout
-from vireid_fast.engine.distributed import require_one_process
+from vireid_fast.engine.launch import require_one_process
 from vireid_fast.engine.pages import write_run_page
 from vireid_fast.engine.pretraining import pretrain
 from vireid_fast.engine.progress import progress_bar, say

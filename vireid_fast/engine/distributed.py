@@ -25,11 +25,16 @@ from torch.autograd.function import once_differentiable
 
 from vireid_fast._checks import require, sentence
 from vireid_fast._collectives import CollectiveError, all_gather, all_reduce_sum
-from vireid_fast.engine.failures import FAILED, explain, left_alone, report_failure
-
-WHAT = "distributed"
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets."""
+from vireid_fast.engine.failures import (
+    FAILED,
+    explain,
+    left_alone,
+    mark,
+    report_failure,
+    tell_loss,
+)
+from vireid_fast.engine.launch import WHAT, place_of, read_environment
+from vireid_fast.engine.liveness import Loss, Watch, process_name
 
 BUCKET = 1 << 23
 """Elements of the gradients that are summed in one message, at least: 32 MiB of float32."""
@@ -55,6 +60,8 @@ class World:
         self.device = device
         self._store = store
         self._calls = 0
+        self._names = [process_name(rank)]
+        self._watch: Watch | None = None
 
     @classmethod
     def single(cls, device: str = "cpu") -> "World":
@@ -78,10 +85,10 @@ class World:
         """
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return cls.single(device)
-        rank, size, local = _read_environment()
+        rank, size, local = read_environment()
         if size == 1:
             return cls.single(device)
-        place = _place(device, local)
+        place = place_of(device, local)
         limit = timedelta(seconds=timeout)
         backend = "gloo" if place == "cpu" else "cpu:gloo,cuda:nccl"
         try:
@@ -100,7 +107,18 @@ class World:
                     str(error).rstrip("."), "See what the other processes printed.",
                 )
             ) from error  # fmt: skip
-        return cls(rank, size, place, dist.PrefixStore("world", store))
+        world = cls(rank, size, place, dist.PrefixStore("world", store))
+        world._watch_others(timeout)
+        return world
+
+    def _watch_others(self, timeout: float) -> None:
+        """Learn the others' names, and from now on of their deaths."""
+        store = self._shared
+        self._names = self.gather_objects(process_name(self.rank))
+        self._watch = Watch(
+            store, self.rank, self._names, os.environ["MASTER_ADDR"],
+            lambda loss: tell_loss(store, loss.text), timeout,
+        )  # fmt: skip
 
     @property
     def is_main(self) -> bool:
@@ -233,6 +251,9 @@ class World:
         if self._store is None:
             return
         self.barrier()
+        if self._watch is not None:
+            self._watch.close(farewell=True)
+            self._watch = None
         # The first process may hold the store, so it is the last to leave.
         key = self._key("left")
         if self._store.add(key, 1) == self.size:
@@ -259,13 +280,33 @@ class World:
     def _abandon(self, error: BaseException) -> None:
         """Leave without the others, who shall know why; name who failed before this process."""
         store, self._store = self._shared, None
+        # Whoever was interrupted may have been so on account of another, which it then names.
+        lost = self._loss(wait=0.0 if isinstance(error, Exception) else 1.0)
+        shown_elsewhere = lost is not None and self.rank > int(lost.rank == 0)
+        if lost is not None and not isinstance(error, Exception):
+            raise mark(left_alone(lost.text), shown_elsewhere=shown_elsewhere) from error
         if not isinstance(error, CollectiveError):
-            report_failure(store, self.rank, error)
+            report_failure(store, self._names[self.rank], error)
         if self.device == "cpu":
             # Closed connections wake the others. NCCL would wait for them instead.
             dist.destroy_process_group()
         if isinstance(error, CollectiveError):
-            raise explain(store, self.rank, self.size, error) from error
+            found = explain(store, self.rank, self._names, error)
+            if lost is not None and lost.rank == 0:
+                # Who is dead shows nothing.
+                mark(found, shown_elsewhere=shown_elsewhere)
+            raise found from error
+
+    def _loss(self, wait: float) -> Loss | None:
+        """Who has died, as far as this process knows now or `wait` seconds later."""
+        # The connections stay open until this process ends: the others must be told why first.
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return None
+        watch.leave()
+        if watch.loss is None:
+            time.sleep(wait)
+        return watch.loss
 
     @property
     def _shared(self) -> dist.Store:
@@ -326,44 +367,3 @@ def _sum_together(gradients: list[Tensor]) -> None:
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def require_one_process(what: str) -> None:
-    """Refuse to run a command that is not shared by processes under torchrun."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    require(size == "1", what, "WORLD_SIZE", "be 1 or absent", size, "Start it without torchrun.")
-
-
-def _read_environment() -> tuple[int, int, int]:
-    """RANK, WORLD_SIZE and LOCAL_RANK."""
-    remedy = "Start with torchrun --nproc-per-node N -m vireid_fast train ..."
-    absent = [name for name in VARIABLES if name not in os.environ]
-    require(
-        not absent, WHAT, "the environment", f"hold {', '.join(VARIABLES)} or neither RANK nor "
-        "WORLD_SIZE", f"no {', '.join(absent)}", remedy,
-    )  # fmt: skip
-    values = []
-    for name in VARIABLES[:3]:
-        text = os.environ[name]
-        require(text.isdecimal(), WHAT, name, "be a number", repr(text), remedy)
-        values.append(int(text))
-    rank, size, local = values
-    require(rank < size, WHAT, "RANK", f"be below WORLD_SIZE {size}", rank, remedy)
-    return rank, size, local
-
-
-def _place(device: str, local: int) -> str:
-    """Device of the process with this local rank."""
-    require(
-        device in ("cpu", "cuda"), WHAT, "device", "be cpu or cuda with several processes",
-        repr(device), "Each process takes the GPU of its LOCAL_RANK.",
-    )  # fmt: skip
-    if device == "cpu":
-        return device
-    count = torch.cuda.device_count()
-    require(
-        local < count, WHAT, "LOCAL_RANK", f"be below the {count} GPUs of this machine", local,
-        "Start at most as many processes as there are GPUs, or add device=cpu.",
-    )  # fmt: skip
-    torch.cuda.set_device(local)
-    return f"cuda:{local}"

@@ -4,6 +4,7 @@ Processes talk through the store in which they met, which outlives their connect
 """
 
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -33,10 +34,10 @@ def left_alone(reason: str) -> CollectiveError:
     )  # fmt: skip
 
 
-def report_failure(store: dist.Store, rank: int, error: BaseException) -> None:
+def report_failure(store: dist.Store, name: str, error: BaseException) -> None:
     """Tell the others of an error of this process; mark it if another has told the same one."""
     told = f" failed: {type(error).__name__}: {error}"
-    own = f"process {rank}{told}"
+    own = f"{name}{told}"
     try:
         first = store.compare_set(FAILED, "", own).decode()
     except RuntimeError:
@@ -45,19 +46,21 @@ def report_failure(store: dist.Store, rank: int, error: BaseException) -> None:
     mark(error, shown_elsewhere=first != own and first.endswith(told))
 
 
-def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> CollectiveError:
+def explain(
+    store: dist.Store, rank: int, names: Sequence[str], error: CollectiveError
+) -> CollectiveError:
     """The error of a process whose peers are gone: names the one that failed, was killed or hangs.
 
     Args:
         store: Where the processes met.
         rank: This process.
-        size: Number of processes.
+        names: How messages name each process.
         error: What went wrong here.
 
     Returns:
         An error to raise from `error`, marked where another process shows the cause.
     """
-    others = set(range(size)) - {rank}
+    others = set(range(len(names))) - {rank}
     stopped: set[int] = set()
     end = time.monotonic() + PATIENCE
     try:
@@ -69,13 +72,22 @@ def explain(store: dist.Store, rank: int, size: int, error: CollectiveError) -> 
                 return mark(named, shown_elsewhere=rank > 0)
             stopped |= {r for r in others - stopped if store.check([f"{STOPPED}/{r}"])}
             time.sleep(0.02)
-        silent = ", ".join(map(str, sorted(others - stopped)))
-        last = f" No sign of process {silent}: killed, or stuck." if silent else ""
+        silent = ", ".join(names[other] for other in sorted(others - stopped))
+        last = f" No sign of {silent}: killed, or stuck." if silent else ""
         # Who waits at the store, not for a connection, must stop as well.
-        store.compare_set(FAILED, "", f"process {rank} gave up: {error}{last}")
+        store.compare_set(FAILED, "", f"{names[rank]} gave up: {error}{last}")
     except RuntimeError:
-        return CollectiveError(f"{error} Process 0 or torchrun, which held the store, has ended.")
+        held = f"{names[0]} or torchrun, which held the store, has ended."
+        return CollectiveError(f"{error} {held[0].upper()}{held[1:]}")
     return mark(CollectiveError(f"{error}{last}"), shown_elsewhere=any(r < rank for r in stopped))
+
+
+def tell_loss(store: dist.Store, text: str) -> str:
+    """Tell the others of a process that died; returns what was told first, that or its error."""
+    try:
+        return store.compare_set(FAILED, "", text).decode()
+    except RuntimeError:
+        return text
 
 
 def mark(error: Error, *, shown_elsewhere: bool) -> Error:

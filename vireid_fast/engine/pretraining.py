@@ -11,7 +11,8 @@ from vireid_fast.data.synthetic import write_sysu_layout
 from vireid_fast.engine.checkpoint import save_tensors
 from vireid_fast.engine.clip_setup import Backbone, build_backbone
 from vireid_fast.engine.data_setup import CACHE_FOLDER, read_table, training_data
-from vireid_fast.engine.distributed import World, require_one_process
+from vireid_fast.engine.distributed import World
+from vireid_fast.engine.launch import require_one_process
 from vireid_fast.engine.method_setup import facts, image_size, start
 from vireid_fast.engine.pretrain import Pretraining, PretrainStage, read_captions
 from vireid_fast.engine.progress import progress_bar

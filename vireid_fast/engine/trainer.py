@@ -105,9 +105,7 @@ class Trainer:
             position.stage, position.epoch = position.stage + 1, 0
 
     def _train_stage(self, stage: Stage, position: Position, log: MetricsLog | None) -> None:
-        # Preparing may draw random numbers (dropout in a text bank); they too belong to a place.
-        torch.manual_seed(derive_seed(self.seed, stage.name, "prepare"))
-        plan = stage.prepare()
+        plan = self._prepare(stage, begun=position.epoch > 0)
         optimizer = build_optimizer(plan.optimizer, plan.groups, plan.schedule.lr)
         if self._optimizer_state:
             load_optimizer(optimizer, self._optimizer_state, str(self.run.latest))
@@ -125,6 +123,18 @@ class Trainer:
                 say(_describe(stage.name, epoch + 1, plan.epochs, values))
             # Nobody runs ahead of the checkpoint that a stopped run would continue from.
             self.world.barrier()
+
+    def _prepare(self, stage: Stage, *, begun: bool) -> StagePlan:
+        """Prepare a stage; of one that a stopped run had begun, the model stays as it is."""
+        # Preparing may draw random numbers (dropout in a text bank); they too belong to a place.
+        torch.manual_seed(derive_seed(self.seed, stage.name, "prepare"))
+        if not begun:
+            return stage.prepare()
+        # What it changes, such as running statistics of batch norms, the checkpoint has already.
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        plan = stage.prepare()
+        self.model.load_state_dict(state)
+        return plan
 
     def _train_epoch(
         self, stage: Stage, plan: StagePlan, optimizer: torch.optim.Optimizer, epoch: int
