@@ -234,5 +234,5 @@ def write_published(kind: str, path: Path, **sizes: object) -> State:
 
 
 if __name__ == "__main__":
-    # python tests/engine/published_checkpoints.py agw FILE
+    # python tests/published_checkpoints.py agw FILE
     write_published(sys.argv[1], Path(sys.argv[2]))
