@@ -204,7 +204,7 @@ def evaluate_files(
         processing, split = read_processing(features)
         numbers = (1,) if shots is None else shots if isinstance(shots, Sequence) else (shots,)
         results = evaluate_settings(
-            read_feature_set(features), protocol, requested_modes(protocol, mode), numbers,
+            read_identified(features), protocol, requested_modes(protocol, mode), numbers,
             permutations=orders, metric=metric, rerank=rerank, processing=processing, split=split,
             progress=advance,
         )  # fmt: skip
