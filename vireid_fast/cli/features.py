@@ -84,6 +84,16 @@ def extract(
     say(f"features: {path}  {rows} images, width {width}")
 
 
+RunsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--run", "-r", help="Run to evaluate; several are averaged, as RegDB's ten."),
+]
+PageOption = Annotated[
+    Path | None, typer.Option("--report", help="Write the report here; see `vireid report`.")
+]
+NoPageOption = Annotated[bool, typer.Option("--no-report", help="With --run: no RUN/report.html.")]
+
+
 @app.command("eval")
 def evaluate(
     query: Annotated[Path | None, typer.Option(help="Feature file of the queries.")] = None,
@@ -91,10 +101,7 @@ def evaluate(
     features: Annotated[
         Path | None, typer.Option(help="Feature file to draw query and gallery from.")
     ] = None,
-    run: Annotated[
-        list[Path] | None,
-        typer.Option("--run", "-r", help="Run to evaluate; several are averaged, as RegDB's ten."),
-    ] = None,
+    run: RunsOption = None,
     protocol: ProtocolOption = None,
     mode: ModeOption = None,
     shots: ShotsOption = None,
@@ -105,13 +112,8 @@ def evaluate(
         bool, typer.Option("--skip-bad-images", help="With --run: leave damaged images out.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option("--report", help="Write the report here; see `vireid report`."),
-    ] = None,
-    no_report: Annotated[
-        bool, typer.Option("--no-report", help="With --run: no RUN/report.html.")
-    ] = False,
+    page: PageOption = None,
+    no_report: NoPageOption = False,
 ) -> None:
     """Evaluate feature files of any model, or a run on its test identities.
 
@@ -121,7 +123,7 @@ def evaluate(
     """
     from vireid_fast._checks import require
     from vireid_fast.config import EvaluationConfig
-    from vireid_fast.engine.evaluation_files import evaluate_files, override_settings, parse_rerank
+    from vireid_fast.engine.evaluation_files import evaluate_files, parse_rerank
     from vireid_fast.engine.pages import require_page, write_features_page
 
     if page is not None:
@@ -133,7 +135,6 @@ def evaluate(
     require(page is None or not no_report, "eval", "--report", "come without --no-report", page)
     if run:
         from vireid_fast.engine.run_folder import RunFolder
-        from vireid_fast.engine.workflow import extract_run
 
         others = [str(path) for path in (query, gallery, features) if path is not None]
         require(not others, "eval", "--run", "be the only source of features", ", ".join(others))
@@ -141,11 +142,9 @@ def evaluate(
         if {protocol, mode, shots, permutations, metric, rerank} == {None}:
             _evaluate_runs(opened, skip_bad_images, json_file, page, not no_report)
             return
-        require(len(opened) == 1, "eval", "--run", "come alone, or without further options",
-                f"{len(opened)} runs", "Extract their features and evaluate these.")  # fmt: skip
-        own = opened[0].config().evaluation
-        protocol, mode, shots = override_settings(own, protocol, mode, shots)
-        features, _ = extract_run(opened[0], skip_bad=skip_bad_images)
+        features, (protocol, mode, shots) = _features_of(
+            opened, (protocol, mode, shots), skip_bad_images
+        )
     settings: dict[str, Any] = {
         "protocol": protocol or EvaluationConfig().protocol, "mode": mode, "shots": shots,
         "permutations": permutations, "metric": metric, "rerank": parameters,
@@ -155,6 +154,21 @@ def evaluate(
     if page is not None and os.environ.get("RANK", "0") == "0":
         written = write_features_page(query, gallery, features, out=page, **settings)
         say(f"report: {written}")
+
+
+def _features_of(
+    runs: list[Any], given: tuple[Any, Any, Any], skip_bad: bool
+) -> tuple[Path, tuple[Any, Any, Any]]:
+    """Test features of the one run, and protocol, mode and shots: its own where none is given."""
+    from vireid_fast._checks import require
+    from vireid_fast.engine.evaluation_files import override_settings
+    from vireid_fast.engine.workflow import extract_run
+
+    require(len(runs) == 1, "eval", "--run", "come alone, or without further options",
+            f"{len(runs)} runs", "Extract their features and evaluate these.")  # fmt: skip
+    settings = override_settings(runs[0].config().evaluation, *given)
+    features, _ = extract_run(runs[0], skip_bad=skip_bad)
+    return features, settings
 
 
 def _evaluate_runs(

@@ -31,7 +31,7 @@ class RunFolder:
     """Paths and small files of a run. `start` makes a new one, `open` finds an existing one.
 
     Layout: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoints/, features/,
-    results.json.
+    results.json, report.html.
     """
 
     def __init__(self, path: Path) -> None:
