@@ -43,7 +43,7 @@ def command_server(tmp_path_factory) -> Iterator[Path]:
     (folder / "cache").mkdir()
     command = [sys.executable, HERE / "command_server.py", folder / "socket", folder / "cache"]
     # Checkpoints as they are published are drawn there.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "engine")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout.readline() == "ready\n"
         yield folder / "socket"
