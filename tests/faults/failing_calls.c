@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { COUNT, FULL, REFUSED, KILLED };
+enum mode { COUNT, FULL, REFUSED, KILLED, INTERRUPTED, TERMINATED };
 enum kind { OPEN, WRITE, FLUSH, RENAME, MAKE, REMOVE, CUT };
 
 static char root[PATH_MAX];
@@ -84,6 +84,8 @@ static int fails(enum kind kind) {
   if (seen < at || at < 0) return 0;
   if (mode == KILLED && seen == at) kill(getpid(), SIGKILL);
   if (seen == at) hit = kind;
+  if (mode == INTERRUPTED && seen == at) kill(getpid(), SIGINT);
+  if (mode == TERMINATED && seen == at) kill(getpid(), SIGTERM);
   if (mode == FULL && kind != REMOVE && kind != RENAME && kind != CUT) return ENOSPC;
   if (mode == REFUSED && seen == at) return EACCES;
   return 0;

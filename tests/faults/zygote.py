@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-MODES = {"count": 0, "full": 1, "refused": 2, "killed": 3}
+MODES = {"count": 0, "full": 1, "refused": 2, "killed": 3, "interrupted": 4, "terminated": 5}
 KINDS = ("open", "write", "flush", "rename", "make", "remove", "cut")
 """As in failing_calls.c."""
 
@@ -36,7 +36,8 @@ class Job:
         work: "module:function", called with `arguments`.
         arguments: Plain values.
         root: Folder below which changing calls are counted.
-        mode: "count" (nothing fails), "full" (disk), "refused" or "killed".
+        mode: "count" (nothing fails), "full" (disk), "refused", "killed", "interrupted" (SIGINT)
+            or "terminated" (SIGTERM).
         at: Number of the call at which it happens.
         signals: (seconds after the start, signal) to send to the child.
         environment: Variables to set.
@@ -170,6 +171,8 @@ def _be_child(job: Job, library: ctypes.CDLL, files: list[Path]) -> None:
         for number, path in zip((1, 2), files, strict=False):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
         os.environ |= job.environment
+        # Ignored where the tests run in the background of a shell.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         module, name = job.work.split(":")
         work = getattr(importlib.import_module(module), name)
         for limit, value in job.limits.items():

@@ -6,6 +6,7 @@ first process then tells all others. Nothing is measured in time, so a busy or s
 never taken for a dead one.
 """
 
+import ctypes
 import os
 import secrets
 import selectors
@@ -175,10 +176,20 @@ class Watch:
         if self._leaving.wait(LEAVE):
             return
         # The process computes alone or waits where nothing wakes it.
-        os.kill(os.getpid(), signal.SIGINT)
+        _interrupt_main()
         if not self._leaving.wait(GRACE):
             print(f"error: distributed: {loss.text}.", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(1)
+
+
+def _interrupt_main() -> None:
+    """Raise KeyboardInterrupt in the main thread."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        os.kill(os.getpid(), signal.SIGINT)
+        return
+    # Shells start what runs in the background with SIGINT ignored; this wakes no sleeper.
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
 
 
 def process_name(rank: int) -> str:
