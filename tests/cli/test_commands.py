@@ -195,3 +195,6 @@ def test_short_demo(tmp_path):
     results = json.loads((tmp_path / "demo" / "csdn" / "results.json").read_text())
     _check_result(results["plain"], trials=10)
     _check_result(results["reranked"], trials=10)
+    page = tmp_path / "demo" / "csdn" / "report.html"
+    assert done.out.endswith(f"report: {page}\n")
+    assert "What the method looked at" in page.read_text(encoding="utf-8")

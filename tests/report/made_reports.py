@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vireid_fast.engine.report import report_of_features
 from vireid_fast.report.content import (
     Curve,
     FeatureMap,
@@ -20,6 +21,7 @@ from vireid_fast.report.content import (
     TrainingCurve,
 )
 from vireid_fast.report.search_page import SearchPage
+from vireid_fast.retrieval.feature_set import FeatureSet
 from vireid_fast.retrieval.metrics import Metrics
 from vireid_fast.retrieval.results import EvaluationResult, RerankParameters
 
@@ -154,6 +156,20 @@ def hostile_report() -> Report:
         ),
         method_pictures=(MethodPicture(HOSTILE, HOSTILE, (picture(3, text=HOSTILE),)),),
         notes=(HOSTILE,),
+    )  # fmt: skip
+
+
+def gathered_report() -> Report:
+    """What the engine gathers from features: 12 identities, seen by four cameras twice."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(12).repeat_interleave(8)
+    cameras = torch.tensor([1, 2, 3, 6]).repeat(24)
+    centres = torch.randn(12, 16, generator=generator)
+    features = centres[ids] + 1.5 * torch.randn(96, 16, generator=generator)
+    modality = torch.isin(cameras, torch.tensor([3, 6])).long()
+    return report_of_features(
+        features=FeatureSet(features, ids, cameras, modality), protocol="sysu/agw",
+        mode="all,indoor", rerank=(6, 3, 0.3),
     )  # fmt: skip
 
 

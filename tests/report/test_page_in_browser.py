@@ -1,7 +1,7 @@
 """The page in headless Chromium: what it loads, filters, sorts, keys, widths and contrasts."""
 
 import pytest
-from made_reports import full_report, hostile_report, hostile_search
+from made_reports import full_report, gathered_report, hostile_report, hostile_search
 
 from vireid_fast.report.content import Report
 
@@ -63,7 +63,9 @@ def nothing() -> Report:
 
 
 @pytest.mark.parametrize(
-    "make", [full_report, hostile_report, hostile_search, nothing], ids=lambda m: m.__name__
+    "make",
+    [full_report, gathered_report, hostile_report, hostile_search, nothing],
+    ids=lambda m: m.__name__,
 )
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_loads_without_error_and_asks_for_nothing(browser, written, make, dark):
@@ -253,7 +255,9 @@ def test_the_page_of_a_search_filters_and_marks(browser, written):
 
 
 @pytest.mark.parametrize(
-    "make", [full_report, hostile_report, hostile_search], ids=lambda m: m.__name__
+    "make",
+    [full_report, gathered_report, hostile_report, hostile_search],
+    ids=lambda m: m.__name__,
 )
 @pytest.mark.parametrize("width", [360, 1200])
 def test_no_width_needs_sideways_scrolling(browser, written, make, width):
@@ -273,7 +277,7 @@ def test_no_width_needs_sideways_scrolling(browser, written, make, width):
 
 def test_print_leaves_out_what_paper_cannot_do(page):
     page.command("Emulation.setEmulatedMedia", media="print")
-    shown = "return ['.sections', '.controls', '#theme', 'table', '.query', 'svg.chart']"
+    shown = "return ['.sections', '.controls', '#theme', 'table', '.query', '#curves svg']"
     shown += ".map(s => document.querySelector(s).getClientRects().length > 0)"
     assert page.run(shown) == [False, False, False, True, True, True]
     ink = "return getComputedStyle(document.querySelector('h1')).color"

@@ -217,8 +217,8 @@ def _curves(report: Report, labels: Mapping[str, str]) -> tuple[Chart, ...]:
             "Share of queries that have a right match among the first so many.", curves,
             x_title="rank", y_title="queries in %", whole_x=True, digits=4,
             table_at=[rank for rank in CMC_RANKS if rank <= last],
-            # The axis may begin above zero, at a multiple of ten, so that lines can be told apart.
-            y_range=(min(10.0 * math.floor(lowest / 10), 90.0), 100.0),
+            # The axis may begin above zero, at a labelled value, so that lines can be told apart.
+            y_range=(min(20.0 * math.floor(lowest / 20), 80.0), 100.0),
         ))  # fmt: skip
     if report.precision_recall:
         charts.append(line_chart(
