@@ -1,7 +1,6 @@
 """The report of feature files, of anyone's model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -84,10 +83,8 @@ def report_of_features(
     )  # fmt: skip
     rules = get_protocol(protocol)
     sources = [s for s in (query, gallery, features) if s is not None]
-    sets = [s if isinstance(s, FeatureSet) else read_identified(s) for s in sources]
-    if pair and sets[0] is sets[1]:
-        # `Judged` tells a pair by its two objects.
-        sets[1] = replace(sets[1])
+    # Two objects, even of one set: `Judged` tells a pair by that.
+    sets = [(s if isinstance(s, FeatureSet) else read_identified(s)).to("cpu") for s in sources]
     judged = Judged(
         rules, sets[0].validate(), sets[-1].validate(),
         None if permutations is None else read_permutations(permutations),
