@@ -17,6 +17,7 @@ from vireid_fast.report.charts import (
 )
 from vireid_fast.report.content import Curve, FeatureMap, Histogram, TrainingCurve
 from vireid_fast.report.feature_map import drawn_map
+from vireid_fast.report.templating import TEMPLATES
 from vireid_fast.report.training import training_stages
 
 
@@ -84,8 +85,12 @@ def test_the_table_holds_values_and_dashes():
 
 
 def test_lines_differ_in_style():
-    styles = [line.style for line in _chart(*[Curve(str(i), [0], [0]) for i in range(7)]).lines]
-    assert styles == [0, 1, 2, 3, 4, 5, 0]
+    styles = [line.style for line in _chart(*[Curve(str(i), [0], [0]) for i in range(13)]).lines]
+    assert styles == [*range(12), 0]
+    # Each has its own pair of colour and dashes in the style sheet.
+    sheet = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    rules = re.findall(r"^\.s\d+ \{ (--colour: .*) \}$", sheet, re.MULTILINE)
+    assert len(rules) == len(set(rules)) == 12
 
 
 def test_marks_differ_in_shape():

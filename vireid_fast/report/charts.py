@@ -16,7 +16,7 @@ from vireid_fast.report.templating import number
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 412, 32, 236
 # Line styles of the style sheet: colour and dashes.
-STYLES = 6
+STYLES = 12
 # More points than the field has pixels draw nothing new.
 MOST_POINTS = 400
 # Few points are marked, so that one alone is seen; lines differ in the shape of their marks.
@@ -39,7 +39,7 @@ class Line:
 
     Attributes:
         name: In the legend.
-        style: Of the style sheet, 0 to 5.
+        style: Of the style sheet, 0 to 11.
         path: SVG path of the line; empty where no value is finite.
         area: SVG path of the filled area; empty for none.
         marks: SVG path of the marked points; empty for none.
