@@ -6,6 +6,8 @@ the digest of the whole file is right; elsewhere the reader asserts that what it
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,8 +205,6 @@ def read_manifest(folder: Path) -> str:
 def write_permutations(folder: Path) -> None:
     write_layout("sysu_mm01", folder / "set", identities=4, size=(32, 16), seed=3)
     (folder / "set" / "exp" / "rand_perm_cam.mat").rename(folder / "rand_perm_cam.mat")
-    import shutil
-
     shutil.rmtree(folder / "set")
 
 
@@ -335,8 +335,16 @@ def read_cache(folder: Path) -> str:
 
     table = DATASETS["sysu_mm01"].read(folder / "set")
     rows = table.rows("train")
-    cached = open_cache(table, rows, (16, 8), folder / "cache")
-    return digest(cached.rows, cached.batch(np.arange(len(rows))))
+    # A damaged cache may be made anew, so it is a copy that is opened.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        place = Path(scratch) / "cache"
+        if (folder / "cache").is_dir():
+            shutil.copytree(folder / "cache", place)
+        cached = open_cache(table, rows, (16, 8), place)
+        read = digest(cached.rows, cached.batch(np.arange(len(rows))))
+        if not (folder / "cache").is_dir():
+            shutil.copytree(place, folder / "cache")
+    return read
 
 
 def write_cache(folder: Path) -> None:
@@ -359,7 +367,7 @@ KINDS = {
     "torch weights": Kind(write_weights_zip, "read_weights", ("*.pt",)),
     "old torch weights": Kind(write_weights_legacy, "read_weights", ("*.pt",)),
     "safetensors weights": Kind(write_weights_tensors, "read_weights", ("*.*",)),
-    "caches": Kind(write_cache, "read_cache", ("cache/*",), exact=True),
+    "caches": Kind(write_cache, "read_cache", ("cache/images*",), exact=True),
     "RegDB lists": Kind(_layout("regdb"), "read_regdb", ("idx/*_1.txt",), text=True),
     "LLCM lists": Kind(_layout("llcm"), "read_llcm", ("idx/*.txt",), text=True),
     "SYSU-MM01 lists": Kind(_layout("sysu_mm01"), "read_sysu", ("exp/train_id.txt",), text=True),

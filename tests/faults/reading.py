@@ -15,8 +15,10 @@ from processes import CONTEXT
 
 from vireid_fast.data.table import DatasetError
 
-SECONDS = 20
-"""What one file may take, generous for a busy machine; a hang takes for ever."""
+SECONDS = 10
+"""Processor time that one file may take, which a busy machine does not change."""
+PATIENCE = 300
+"""Seconds that one file may take; only what waits for ever takes as long."""
 SPACE = 4 << 30
 """Address space that the process may take beyond its own."""
 GROWTH = 400 << 20
@@ -68,7 +70,8 @@ def read_all(
         lines = log.read_text(encoding="utf-8", errors="replace").split(SEPARATOR)[:-1]
         outcomes += [Outcome(*line.split(":", 1)) for line in lines]
         if process.exitcode and len(outcomes) < len(contents):
-            kind = "hang" if process.exitcode == -signal.SIGALRM else "crash"
+            is_late = process.exitcode in (-signal.SIGALRM, -signal.SIGPROF)
+            kind = "hang" if is_late else "crash"
             outcomes.append(Outcome(kind, f"exit code {process.exitcode}"))
     target.write_bytes(whole)
     log.unlink()
@@ -94,14 +97,16 @@ def _read_in_turn(
 
 def _watched(read, folder: Path) -> Outcome:
     before, peak = state(folder), _peak()
-    # The default action of the signal ends the process also while it is in native code.
-    signal.alarm(SECONDS)
+    # The default action of the signals ends the process also while it is in native code.
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(PATIENCE)
     try:
         outcome = Outcome("result", str(read(folder)))
     except (ValueError, OSError) as error:
         outcome = _judged(error, folder)
     except Exception:
         outcome = Outcome("raised", traceback.format_exc())
+    signal.setitimer(signal.ITIMER_PROF, 0)
     signal.alarm(0)
     if state(folder) != before:
         return Outcome("changed", outcome.detail)

@@ -4,10 +4,12 @@ import errno
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from vireid_fast.data.table import ImageTable, require_rows
 Progress = Callable[[int, int], None]
 
 # Raise when the content of the files changes for the same images and package version.
-_FORMAT = 1
+_FORMAT = 2
 _NPY_HEADER_BYTES = 128
 
 
@@ -36,19 +38,34 @@ class ImageCache:
         rows: Row of the table of each image; bad images are left out. Shape (n,), int64.
         bad: The images that could not be read and were skipped.
         path: The file of the images.
+        checksums: CRC-32 of each image as it was written. Shape (n,), uint32.
     """
 
     images: np.ndarray
     rows: np.ndarray
     bad: tuple[ImageError, ...]
     path: Path
+    checksums: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray) -> Tensor:
-        """Copy images at positions 0..n-1 of the cache. Shape (B, H, W, 3), uint8, CPU."""
-        return torch.from_numpy(self.images[np.asarray(indices, np.int64)])
+        """Copy images at positions 0..n-1 of the cache. Shape (B, H, W, 3), uint8, CPU.
+
+        Raises:
+            ValueError: An image is not as it was written: the file is damaged.
+        """
+        indices = np.asarray(indices, np.int64)
+        images = self.images[indices]
+        for index, image in zip(indices.ravel().tolist(), images.reshape(-1, *images.shape[-3:]),
+                                strict=True):  # fmt: skip
+            if zlib.crc32(image) != self.checksums[index]:
+                raise ValueError(sentence(
+                    "open_cache", str(self.path), "hold the images that were written to it",
+                    f"other bytes of image {index}", "Remove it; the next run makes it anew."
+                ))  # fmt: skip
+        return torch.from_numpy(images)
 
 
 def open_cache(
@@ -121,17 +138,23 @@ def _open_existing(
     """The cache at `data` if it is whole and up to date."""
     try:
         index = json.loads(data.with_suffix(".json").read_text(encoding="utf-8"))
-        if index["digest"] != digest:
+        if index["digest"] != digest or index.pop("seal") != _seal(index):
             return None
         images = np.load(data, mmap_mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
+    # A damaged cache is made anew, whatever its readers think of it.
+    except Exception:
         return None
     if images.shape != (len(rows), *size, 3) or images.dtype != np.uint8:
         return None
     kept = np.delete(rows, index["bad_positions"])
+    checksums = np.asarray(index["checksums"], np.uint32)
     bad = tuple(ImageError(entry["path"], entry["reason"]) for entry in index["bad"])
     # The slots behind the kept images are unused: the header was written before they were read.
-    return ImageCache(images=images[: len(kept)], rows=kept, bad=bad, path=data)
+    return ImageCache(images[: len(kept)], kept, bad, data, checksums)
+
+
+def _seal(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _build_alone(
@@ -197,14 +220,16 @@ def _build(
     # An old index must never describe new images, even if this process is killed in between.
     data.with_suffix(".json").unlink(missing_ok=True)
     with atomic_write(data) as temporary:
-        bad = _write_images(table, rows, size, temporary, skip_bad, progress)
-    index = {
+        bad, checksums = _write_images(table, rows, size, temporary, skip_bad, progress)
+    index: dict[str, Any] = {
         "digest": digest,
         "size": list(size),
         "paths": [table.paths[row] for row in rows],
         "bad_positions": list(bad),
         "bad": [{"path": error.path, "reason": error.reason} for error in bad.values()],
+        "checksums": checksums,
     }
+    index["seal"] = _seal(index)
     with atomic_write(data.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(index), encoding="utf-8")
 
@@ -216,12 +241,13 @@ def _write_images(
     path: Path,
     skip_bad: bool,
     progress: Progress | None,
-) -> dict[int, ImageError]:
-    """Write all readable images one after another; returns the bad ones by position.
+) -> tuple[dict[int, ImageError], list[int]]:
+    """Write all readable images one after another; the bad ones by position, and checksums.
 
     Plain writes instead of a writable memory map: on a full disk a map kills the process (SIGBUS).
     """
     bad: dict[int, ImageError] = {}
+    checksums: list[int] = []
     files = [table.file(row) for row in rows]
     shape = (len(rows), *size, 3)
     with path.open("wb") as stream:
@@ -235,6 +261,7 @@ def _write_images(
                 bad[position] = image
             else:
                 stream.write(image.tobytes())
+                checksums.append(zlib.crc32(image.data))
             if progress is not None:
                 progress(position + 1, len(rows))
         require(
@@ -242,7 +269,7 @@ def _write_images(
             f"{len(bad)} bad ones, the first: {next(iter(bad.values()), None)}",
         )  # fmt: skip
         stream.write(bytes(len(bad) * size[0] * size[1] * 3))
-    return bad
+    return bad, checksums
 
 
 def _require_space(folder: Path, needed: int) -> None:

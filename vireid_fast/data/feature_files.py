@@ -24,7 +24,6 @@ from vireid_fast._checks import require, require_choice
 from vireid_fast._files import atomic_write
 from vireid_fast.data.feature_formats import (
     FORMATS,
-    UNREADABLE,
     decode_paths,
     encode_paths,
     read_arrays,
@@ -174,8 +173,11 @@ def _readable(what: str, path: Path) -> Iterator[None]:
     """Turn every error of the decoders into one sentence that names the file."""
     try:
         yield
-    except UNREADABLE as error:
+    # Truncated and foreign bytes make numpy, zipfile, safetensors and HDF5 raise what their parsers
+    # meet first: OverflowError, SyntaxError, tokenize.TokenError, zlib.error, MemoryError, ...
+    except Exception as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"{what}: {path} must be a complete {path.suffix} file of plain numeric arrays, "
-            f"got {type(error).__name__}: {error}. Save or copy it again."
+            f"got {type(error).__name__}: {reason}. Save or copy it again."
         ) from error

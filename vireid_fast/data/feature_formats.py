@@ -5,9 +5,7 @@ as they are; `feature_files` names the file.
 """
 
 import json
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,6 @@ from vireid_fast._checks import require
 from vireid_fast.data.h5_reading import read_h5, require_h5py, write_h5
 
 FORMATS = (".npz", ".safetensors", ".h5")
-
-UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError,
-    RecursionError, struct.error, zipfile.BadZipFile, zlib.error, safetensors.SafetensorError,
-)  # fmt: skip
-"""Everything that numpy, zipfile and safetensors raise on truncated or foreign bytes."""
 
 _METADATA_KEY = "metadata"
 
@@ -96,7 +88,26 @@ def _read_npz(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
     if not zipfile.is_zipfile(path):
         raise ValueError("one single array or foreign bytes, not an archive of named arrays")
     with np.load(path, allow_pickle=False) as archive:
-        return archive.files, {key: archive[key] for key in keys if key in archive.files}
+        present = [key for key in keys if key in archive.files]
+        for key in present:
+            _require_plausible_size(archive, key)
+        arrays = {key: archive[key] for key in present}
+        for key, value in arrays.items():
+            # A member that is no .npy file is handed out as bytes.
+            if not isinstance(value, np.ndarray):
+                raise ValueError(f"{key!r} is no array")
+        return archive.files, arrays
+
+
+def _require_plausible_size(archive: np.lib.npyio.NpzFile, key: str) -> None:
+    """Raise ValueError where a few bytes say that they unpack to many, before they do."""
+    names = archive.zip.namelist()
+    member = archive.zip.getinfo(f"{key}.npy" if f"{key}.npy" in names else key)
+    # Features do not compress so well; ids may, but are short.
+    if member.file_size > (64 << 20) + 100 * member.compress_size:
+        raise ValueError(
+            f"{key!r} unpacks to {member.file_size:,} bytes from {member.compress_size:,}"
+        )
 
 
 def require_format_available(path: Path) -> None:

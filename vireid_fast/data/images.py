@@ -14,6 +14,10 @@ from vireid_fast._checks import require
 _DEEP_INTEGER_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _FILES_PER_BLOCK = 64
 
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever a file's name says. Pillow has more, such as EPS, for which it starts
+Ghostscript: a program in the file would run."""
+
 INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "bicubic": Image.Resampling.BICUBIC,
@@ -182,7 +186,7 @@ def require_size(what: str, size: tuple[int, int]) -> None:
 
 
 def _open_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ImageError(

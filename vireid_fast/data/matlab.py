@@ -21,8 +21,8 @@ _NUMERIC_CLASSES = range(6, 16)
 # Type of an element -> format of numpy.
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
             13: "u8"}  # fmt: skip
-# A variable may unpack to this; deflate alone allows a thousand times its size.
-_MAX_UNPACKED = 256 << 20
+# All variables together may unpack to this; deflate alone allows a thousand times their size.
+_MAX_UNPACKED = 64 << 20
 # Cells may hold cells; a cell of each camera holds one of each identity.
 _MAX_DEPTH = 8
 
@@ -57,7 +57,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray | list[Any] | None]:
     if order is None:
         raise ValueError("a file without the header of MATLAB 5")
     found: dict[str, np.ndarray | list[Any] | None] = {}
-    for kind, data in _elements(content[_HEADER_BYTES:], order, packed=True):
+    for kind, data in _elements(content[_HEADER_BYTES:], order, room=_MAX_UNPACKED):
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} where a variable should be")
         matrix = _matrix(data, order)
@@ -67,9 +67,12 @@ def read_variables(path: Path) -> dict[str, np.ndarray | list[Any] | None]:
 
 
 def _elements(
-    data: memoryview, order: str, *, packed: bool = False
+    data: memoryview, order: str, *, room: int = 0
 ) -> Iterator[tuple[int, memoryview]]:
-    """Type and content of the elements that follow each other in `data`."""
+    """Type and content of the elements that follow each other in `data`.
+
+    Compressed ones, which stand at the top only, are unpacked as long as there is room.
+    """
     place = 0
     while place < len(data):
         if len(data) - place < 8:
@@ -85,17 +88,19 @@ def _elements(
             raise ValueError(f"an element of {size} bytes, {len(data) - start} of which are there")
         content = data[start : start + size]
         place = start + size
-        if kind == _COMPRESSED and packed:
-            yield from _elements(memoryview(_unpack(content)), order)
+        if kind == _COMPRESSED and room:
+            unpacked = _unpack(content, room)
+            room = max(room - len(unpacked), 1)
+            yield from _elements(memoryview(unpacked), order)
             continue
         place += -place % 8
         yield kind, content
 
 
-def _unpack(data: memoryview) -> bytes:
+def _unpack(data: memoryview, room: int) -> bytes:
     unpacker = zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(data, _MAX_UNPACKED)
+        unpacked = unpacker.decompress(data, room)
     except zlib.error as error:
         raise ValueError(f"a variable that does not unpack ({error})") from error
     if not unpacker.eof:

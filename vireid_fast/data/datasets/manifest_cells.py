@@ -1,6 +1,7 @@
 """The cells of a manifest file, CSV or Parquet, as text by column."""
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,6 @@ from vireid_fast.data.table import DatasetError, name_some
 
 REQUIRED = ("path", "person_id", "modality", "split")
 OPTIONAL = ("camera_id", "tracklet", "frame")
-# A Parquet file may unpack to this many bytes, or to so many times its own size.
-_PLAUSIBLE_SIZE = 64 << 20
-_PLAUSIBLE_RATIO = 100
 T = TypeVar("T")
 
 
@@ -90,13 +88,19 @@ def _require_columns(file: Path, present: Sequence[str]) -> list[str]:
     if missing:
         raise DatasetError(
             f"{file}: the manifest must have the columns {', '.join(REQUIRED)}, got "
-            f"{', '.join(map(repr, present)) or 'no header'} without {', '.join(missing)}. Add the "
+            f"{name_some(map(repr, present), 20) or 'no header'} without {', '.join(missing)}. Add "
+            f"the "
             f"missing column{'s' * (len(missing) > 1)}."
         )
-    doubled = sorted({name for name in present if present.count(name) > 1})
+    doubled = sorted(
+        name if name.isprintable() else repr(name)
+        for name, count in Counter(present).items()
+        if count > 1
+    )
     if doubled:
         raise DatasetError(
-            f"{file}: the manifest must name each column once, got {', '.join(doubled)} repeatedly."
+            f"{file}: the manifest must name each column once, got "
+            f"{name_some(doubled)} repeatedly."
         )
     return [name for name in present if name in (*REQUIRED, *OPTIONAL)]
 
@@ -158,8 +162,10 @@ def _require_plausible_size(file: Path, metadata: Any) -> None:
     unpacked = sum(group.column(n).total_uncompressed_size for group in groups
                    for n in range(group.num_columns))  # fmt: skip
     # Paths differ from row to row, so that each takes some bits however it is packed.
-    for what, got in (("rows", metadata.num_rows), ("unpacked bytes", unpacked)):
-        limit = max(_PLAUSIBLE_SIZE, _PLAUSIBLE_RATIO * size)
+    for what, got, limit in (
+        ("rows", metadata.num_rows, max(1 << 20, 16 * size)),
+        ("unpacked bytes", unpacked, max(64 << 20, 100 * size)),
+    ):
         if got > limit:
             raise DatasetError(
                 f"{file}: the manifest must be a readable Parquet file, got {size:,} bytes that "
