@@ -52,6 +52,7 @@ def test_one_file_with_its_images(tmp_path, images):
     again = evaluate(features, "sysu/agw", rerank=(4, 2, 0.3))
     assert report.results["reranked"].mean == again.mean
     assert report.facts["method"] == "mine" and report.facts["features"] == "flip averaged"
+    assert report.facts["CMC ranks"] == "count distinct identities"
     assert report.facts["source"] == "all.npz" and str(tmp_path) not in str(report.facts)
     items = [m.item for q in report.ranked for own in q.lists.values() for m in own]
     assert {item.name for item in items} <= set(images)
@@ -84,6 +85,7 @@ def test_a_query_and_a_gallery_file(tmp_path):
     report = report_of_features(*files, protocol="market1501", rerank=(4, 2, 0.3))
     assert report.results["plain"].mean == evaluate_pair(query, gallery, "market1501").mean
     assert list(report.results) == ["plain", "reranked"]
+    assert report.facts["CMC ranks"] == "count images or tracklets"
     assert all(q.query.name.startswith("q.npz, row ") for q in report.ranked)
     names = [m.item.name for q in report.ranked for m in q.lists["plain"]]
     assert all(name.startswith("g.npz, row ") for name in names)

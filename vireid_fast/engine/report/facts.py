@@ -13,6 +13,8 @@ from vireid_fast.data.tracklets import TrackletTable
 from vireid_fast.engine.checkpoint import CheckpointError, follow
 from vireid_fast.engine.data_setup import Table
 from vireid_fast.engine.run_folder import RunFolder
+from vireid_fast.retrieval.protocol import Protocol
+from vireid_fast.retrieval.protocols import PROTOCOLS
 
 
 def run_facts(
@@ -27,6 +29,7 @@ def run_facts(
         "method": f"{config.method}, {config.clip.architecture}, seed {config.seed}",
         "data": f"{data}: {_test_part(table)}, {config.data.height} x {config.data.width} pixels",
         "protocol": f"{own.protocol}, mode {own.mode}",
+        "CMC ranks": cmc_ranks(PROTOCOLS[own.protocol]),
         "checkpoint": _checkpoint(run),
         "features": ", ".join(f"{name} {words}" for name, words in processing.items()),
         "version": _version(made),
@@ -40,6 +43,12 @@ def _test_part(table: Table) -> str:
     kind = "tracklets" if isinstance(table, TrackletTable) else "images"
     people = len(np.unique(table.person_ids[rows]))
     return f"{len(rows):,} test {kind} of {people:,} identities"
+
+
+def cmc_ranks(rules: Protocol) -> str:
+    """What a rank of the CMC counts, in words."""
+    counted = "distinct identities" if rules.cmc == "identity" else "images or tracklets"
+    return f"count {counted}"
 
 
 def json_object(path: Path) -> dict[str, Any]:

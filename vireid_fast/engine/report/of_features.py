@@ -14,6 +14,7 @@ from vireid_fast.engine.evaluation_files import (
     read_processing,
     requested_modes,
 )
+from vireid_fast.engine.report.facts import cmc_ranks
 from vireid_fast.engine.report.feature_map import require_map
 from vireid_fast.engine.report.judged import Judged
 from vireid_fast.engine.report.sections import sections
@@ -109,6 +110,7 @@ def report_of_features(
         "source": " and ".join(s.name if isinstance(s, Path) else _name(s) for s in sources),
         **_made_by(files),
         "protocol": protocol,
+        "CMC ranks": cmc_ranks(rules),
         "features": ", ".join(f"{name} {words}" for name, words in processing.items()),
         "version": f"vireid_fast {__version__}",
     }
