@@ -36,7 +36,11 @@ def vireid(*arguments: str) -> None:
     from vireid_fast import cli
 
     sys.argv = ["vireid", *arguments]
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Writer:
         whole: Folder of which all files change together.
         every: In the full form, one of so many calls is made to fail; else every one.
         grows: Whether the one target gets a line more; a kill may cut that line.
+        slow: Whether the short form leaves it out.
     """
 
     write: Callable[[Path, Path], None]
@@ -39,6 +40,7 @@ class Writer:
     whole: str = ""
     every: int = 1
     grows: bool = False
+    slow: bool = False
 
 
 def prepare_inputs(inputs: str) -> None:
@@ -169,6 +171,12 @@ def _earlier_pretraining(inputs: Path, out: Path) -> None:
         (out / "pre" / name).write_bytes(BEFORE)
 
 
+def _earlier_model(inputs: Path, out: Path) -> None:
+    _command("convert", "INPUTS/run", "--out", "OUT/model")(inputs, out)
+    card = out / "model" / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "licence": "earlier"}))
+
+
 SYNTH = ("--identities", "3", "--views", "1", "--height", "32", "--width", "16")
 PRETRAIN = (
     "pretrain", "--config", CASES["csdn"][0], "--data-root", "INPUTS/sets/images",
@@ -176,6 +184,7 @@ PRETRAIN = (
     "pretrain.steps=1", "pretrain.identities=3", "pretrain.views=1",
     "pretrain.captioned_per_batch=2", "sampler.identities=2",
 )  # fmt: skip
+SEARCH = ("--query", "INPUTS/query.npz", "--gallery", "INPUTS/gallery.npz", "--top-k", "3")
 PAIR = ("--query", "INPUTS/query.npz", "--gallery", "INPUTS/gallery.npz")
 
 WRITERS = {
@@ -237,6 +246,26 @@ WRITERS = {
     "pre-trained weights": Writer(
         _command(*PRETRAIN), ("pre/weights.safetensors", "pre/weights.json"),
         ("engine/pretraining.py",), _earlier_pretraining,
+    ),
+    "search results (table)": Writer(
+        _command("search", *SEARCH, "--format", "table", "--out", "OUT/found.txt"), ("found.txt",),
+        ("engine/search_output.py",),
+    ),
+    "search results (JSON)": Writer(
+        _command("search", *SEARCH, "--format", "json", "--out", "OUT/found.json"),
+        ("found.json",), ("engine/search_output.py",),
+    ),
+    "search page": Writer(
+        _command("search", *SEARCH, "--format", "page", "--out", "OUT/found.html"),
+        ("found.html",), ("engine/search_output.py", "report/search_page.py"),
+    ),
+    "converted model": Writer(
+        _command("convert", "INPUTS/run", "--out", "OUT/model"), (), ("engine/checkpoint.py",),
+        _earlier_model, whole="model",
+    ),
+    "ONNX": Writer(
+        _command("export", "--run", "INPUTS/run", "--out", "OUT/net.onnx", "--modality", "visible"),
+        ("net.onnx",), ("engine/onnx_export.py",), slow=True,
     ),
     "report page": Writer(
         _command("report", *PAIR, "--out", "OUT/page.html"), ("page.html",),
