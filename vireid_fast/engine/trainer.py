@@ -249,8 +249,13 @@ class Trainer:
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
         newest = not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}")
-        if newest and self.world.is_main:
-            point_to(self.run.best, folder, **best)
+        if self.world.is_main:
+            if newest:
+                point_to(self.run.best, folder, **best)
+            # A kill before the end of the last save has left these.
+            remove_other_checkpoints(
+                self.run.checkpoints, {folder.name, follow(self.run.best)[0].name}
+            )
         self._optimizer_state = checkpoint.optimizer
         self._position = position
         say(f"resuming {self.run.path} after {folder.name}")
