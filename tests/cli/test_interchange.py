@@ -51,7 +51,8 @@ def test_convert_slims_runs_and_corrects_cards(vireid, run, tmp_path):
         vireid.ok("convert", tmp_path / model, "--out", tmp_path / "again")
     told = vireid.error("convert", run, "--out", run)
     assert "must differ from the source" in told
-    assert "must be new or a model folder" in vireid.error("convert", tmp_path / "slim", "--out", run)
+    told = vireid.error("convert", tmp_path / "slim", "--out", run)
+    assert "must be new or a model folder" in told
 
 
 def test_convert_features(vireid, write, tmp_path):
