@@ -1,6 +1,7 @@
 """Run the whole fault suite and write what it tried to benchmarks/results/faults.json.
 
-`make faults`. With --table the README's table is made from that file alone.
+`make faults`. With names of test files these alone are run, and their part of the result replaced;
+with --table the README's table is made from the result alone.
 """
 
 import argparse
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 from vireid_fast import __version__
 from vireid_fast._files import atomic_write
+from vireid_fast._locks import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
@@ -53,41 +56,51 @@ def main() -> int:
     """Run and write; the exit code is that of the tests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", action="store_true", help="only make the table anew")
-    parser.add_argument("pytest", nargs="*", help="further arguments of pytest")
+    parser.add_argument("files", nargs="*", help="test files of this folder; all by default")
     options = parser.parse_args()
-    code = 0 if options.table else _run(options.pytest)
-    if code == 0:
-        text = table(json.loads(RESULT.read_text(encoding="utf-8")))
-        for page in PAGES:
-            if page.exists():
-                _put(page, text)
-    return code
+    here = Path(__file__).parent
+    names = options.files or sorted(path.name for path in here.glob("test_*.py"))
+    failed = [] if options.table else [name for name in names if not _run(here / name)]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    text = table(json.loads(RESULT.read_text(encoding="utf-8")))
+    for page in PAGES:
+        if page.exists():
+            _put(page, text)
+    return 0
 
 
-def _run(arguments: list[str]) -> int:
+def _run(file: Path) -> bool:
+    """Run one file; its counts replace those that the result holds of it."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         counts = Path(folder) / "counts.json"
         command = [
-            sys.executable, "-m", "pytest", str(Path(__file__).parent), "--faults=full",
-            "--faults-counts", str(counts), *arguments,
+            sys.executable, "-m", "pytest", str(file), "--faults=full",
+            "--faults-counts", str(counts),
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        if code:
-            return code
-        result = {
+        if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+            return False
+        found = json.loads(counts.read_text()) if counts.exists() else {}
+    with exclusive(RESULT.parent, "faults", name=f".{RESULT.name}.lock", wait=True):
+        result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        result[file.name] = {
             "version": __version__, "torch": torch.__version__, "platform": platform.platform(),
-            "seconds": round(time.monotonic() - began), "counts": json.loads(counts.read_text()),
+            "seconds": round(time.monotonic() - began), "counts": found,
         }  # fmt: skip
-    with atomic_write(RESULT) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+        with atomic_write(RESULT) as temporary:
+            text = json.dumps(dict(sorted(result.items())), indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+    return True
 
 
 def table(result: dict) -> str:
     """The counts as Markdown; every count belongs to one line."""
-    counts: dict[str, int] = result["counts"]
+    counts: Counter[str] = Counter()
+    for part in result.values():
+        counts.update(part["counts"])
     lines = ["| fault | times |", "| --- | ---: |"]
     left = set(counts)
     for what, names in ROWS:

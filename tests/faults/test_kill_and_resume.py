@@ -78,7 +78,7 @@ def test_a_training_that_may_not_write_says_so_and_goes_on_later(
     expected = contents(folder)
     draw = random.Random(f"{SEED} {mode}")
     every = range(draw.randint(1, EVERY), whole.calls["all"] + 1, EVERY)
-    for at in every if faults_full else draw.sample(every, 4):
+    for at in every if faults_full else draw.sample(every, 2):
         shutil.rmtree(folder)
         folder.mkdir()
         ended = _train(zygote, "clip_mc", sets, folder, mode=mode, at=at)

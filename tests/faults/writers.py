@@ -215,7 +215,7 @@ WRITERS = {
     "evaluated run": Writer(
         _command("eval", "--run", "OUT/run"),
         ("run/results.json", "run/features/test.npz", "run/report.html"),
-        ("engine/run_folder.py", "report/page.py"), _run_of_inputs,
+        ("engine/run_folder.py", "report/page.py"), _run_of_inputs, every=3,
     ),
     "results (--json)": Writer(
         _command("eval", *PAIR, "--json", "OUT/result.json"), ("result.json",), ("cli/options.py",)
@@ -245,7 +245,7 @@ WRITERS = {
     ),
     "pre-trained weights": Writer(
         _command(*PRETRAIN), ("pre/weights.safetensors", "pre/weights.json"),
-        ("engine/pretraining.py",), _earlier_pretraining,
+        ("engine/pretraining.py",), _earlier_pretraining, every=9,
     ),
     "search results (table)": Writer(
         _command("search", *SEARCH, "--format", "table", "--out", "OUT/found.txt"), ("found.txt",),
@@ -265,7 +265,7 @@ WRITERS = {
     ),
     "ONNX": Writer(
         _command("export", "--run", "INPUTS/run", "--out", "OUT/net.onnx", "--modality", "visible"),
-        ("net.onnx",), ("engine/onnx_export.py",), slow=True,
+        ("net.onnx",), ("engine/onnx_export.py",), every=5, slow=True,
     ),
     "report page": Writer(
         _command("report", *PAIR, "--out", "OUT/page.html"), ("page.html",),

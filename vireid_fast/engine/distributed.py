@@ -39,6 +39,9 @@ from vireid_fast.engine.liveness import Loss, Watch, process_name
 BUCKET = 1 << 23
 """Elements of the gradients that are summed in one message, at least: 32 MiB of float32."""
 
+_CONNECT = 30.0
+"""Seconds in which processes that have met connect to the first one."""
+
 Value = TypeVar("Value")
 
 
@@ -117,7 +120,7 @@ class World:
         self._names = self.gather_objects(process_name(self.rank))
         self._watch = Watch(
             store, self.rank, self._names, os.environ["MASTER_ADDR"],
-            lambda loss: tell_loss(store, loss.text), timeout,
+            lambda loss: tell_loss(store, loss.text), min(timeout, _CONNECT),
         )  # fmt: skip
 
     @property
