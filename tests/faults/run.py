@@ -33,7 +33,7 @@ ROWS = (
     ("training with a full disk, a refused write, Ctrl-C or SIGTERM, and resumed: likewise",
      ("training, full", "training, refused", "stopped by")),
     ("a call of a write fails for lack of space: earlier files stay valid, one sentence names the "
-     "file, nothing is left", (": full",)),
+     "file, nothing is left", (": full", ": limited")),
     ("a call of a write is refused (EACCES): likewise", (": refused",)),
     ("the process is killed in a call of a write: earlier files stay valid, the next run cleans up",
      (": killed",)),

@@ -108,6 +108,34 @@ def test_a_failed_write_keeps_what_was_there(zygote, inputs, tmp_path, name, fau
             count(f"{name}: {mode}")
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_may_not_grow_keeps_what_was_there(
+    zygote, inputs, tmp_path, name, faults_full, count
+):
+    """RLIMIT_FSIZE: the kernel itself refuses what is written beyond a size."""
+    writer = WRITERS[name]
+    if writer.every > 1 and not faults_full:
+        pytest.skip("in the full form alone")
+    prior, out = tmp_path / "prior", tmp_path / "out"
+    made = zygote.run(Job("writers:prepare", [name, str(inputs), str(prior)]))
+    assert made.code == 0, made.err
+    shutil.copytree(prior, out)
+    assert _write(zygote, name, inputs, out).code == 0
+    before, after = _tree(prior), _tree(out)
+    limit = max(len(content) for content in after.values()) // 2
+    if limit < 1000:
+        pytest.skip("smaller than what a child reports of itself")
+    shutil.rmtree(out)
+    shutil.copytree(prior, out)
+    ended = _write(zygote, name, inputs, out, limits={"FSIZE": limit})
+    place = f"{name}: {limit} bytes"
+    _require_sentence(ended, place)
+    _require_valid(writer, before, _tree(out), after, killed=False, litter=False, place=place)
+    again = _write(zygote, name, inputs, out)
+    assert again.code == 0 and _tree(out) == after, (place, again.err)
+    count(f"{name}: limited")
+
+
 def test_every_module_that_writes_is_listed():
     listed = {module for writer in WRITERS.values() for module in writer.modules}
     # The trainings that are killed and refused write caches and TensorBoard's events.

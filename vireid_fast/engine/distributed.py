@@ -285,7 +285,9 @@ class World:
         store, self._store = self._shared, None
         # Whoever was interrupted may have been so on account of another, which it then names.
         lost = self._loss(wait=0.0 if isinstance(error, Exception) else 1.0)
-        shown_elsewhere = lost is not None and self.rank > int(lost.rank == 0)
+        # The first process shows what all have, or the next one where the first is dead.
+        dead_first = lost is not None and lost.rank == 0 and lost.silent
+        shown_elsewhere = self.rank > int(dead_first)
         if lost is not None and not isinstance(error, Exception):
             raise mark(left_alone(lost.text), shown_elsewhere=shown_elsewhere) from error
         if not isinstance(error, CollectiveError):
@@ -295,8 +297,7 @@ class World:
             dist.destroy_process_group()
         if isinstance(error, CollectiveError):
             found = explain(store, self.rank, self._names, error)
-            if lost is not None and lost.rank == 0:
-                # Who is dead shows nothing.
+            if dead_first:
                 mark(found, shown_elsewhere=shown_elsewhere)
             raise found from error
 

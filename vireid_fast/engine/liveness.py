@@ -29,6 +29,7 @@ GRACE = 20.0
 """Seconds that an interrupted process has to stop, before it is ended."""
 
 _FAREWELL = b"."
+_WORDLESS = "ended without a word: killed, or out of memory"
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """A machine that vanished is noticed after 15 + 4 x 5 seconds."""
 
@@ -44,6 +45,11 @@ class Loss:
 
     rank: int
     text: str
+
+    @property
+    def silent(self) -> bool:
+        """Whether that process has said nothing: what became of it, others must show."""
+        return self.text.endswith(_WORDLESS)
 
 
 class Watch:
@@ -165,7 +171,7 @@ class Watch:
             dead, _, text = said.decode(errors="replace").partition(" ")
             return Loss(int(dead) if dead.isdecimal() else -1, text)
         name = self._names[rank]
-        return Loss(rank, f"{name} ended without a word: killed, or out of memory")
+        return Loss(rank, f"{name} {_WORDLESS}")
 
     def _lost(self, loss: Loss) -> None:
         loss = Loss(loss.rank, self._on_loss(loss))
