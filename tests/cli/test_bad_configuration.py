@@ -100,7 +100,7 @@ def _card(run):
     ("facts", "expected"),
     [
         ({"method": "lsmrl"}, "must be 'csdn', got 'lsmrl'"),
-        ({"num_identities": 395}, "must fit the configured model, got shape"),
+        ({"num_identities": 395}, "must fit the configured model, got num_identities 395, which"),
         ({"architecture": "RN50"}, "must be 'RN-small', got 'RN50'"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint(vireid, run):
     [
         (("--split", "dev"), "split must be one of ['train', 'val', 'test'], got 'dev'"),
         (("--checkpoint", "first"), "--checkpoint must be one of ['best', 'latest'], got 'first'"),
-        (("--out", "features.csv"), "path suffix must be one of ['.npz', '.safetensors']"),
+        (("--out", "features.csv"), "path suffix must be one of ['.npz', '.safetensors', '.h5']"),
         (("--out", "/"), "path suffix must be one of"),
     ],
 )
