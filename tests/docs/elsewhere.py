@@ -15,6 +15,8 @@ COMMANDS = {
         "Makefile", '"setuptools>=80" wheel ninja "pybind11>=2.13"',
     ),
     "pip install --no-build-isolation -e .": ("Makefile", "--no-build-isolation --editable"),
+    # The environment of the tests has every extra.
+    "pip install vireid_fast[onnx]": ("pyproject.toml", '"onnxscript>='),
     # Hours; the tests run the same runner with small cases.
     "make bench": ("tests/test_benchmark_runner.py", '"--quick"'),
     "make results": ("Makefile", "$(BIN)/python benchmarks/results.py"),

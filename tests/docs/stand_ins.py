@@ -193,9 +193,13 @@ def _image(path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def _published(kind: str) -> Callable[[Path], None]:
+def _published(kind: str, **sizes: int) -> Callable[[Path], None]:
     """A checkpoint as the authors of a method publish it."""
-    return lambda path: write_published(kind, path) and None
+
+    def make(path: Path) -> None:
+        write_published(kind, path, **sizes)
+
+    return make
 
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
@@ -206,10 +210,15 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "BUPTCampus/DATA": _layout("bupt_campus"),
     "photos": _folders({"views": 1}),
     "walks": _folders({"tracklets": 1, "tracklet_frames": 4}),
-    "agw.t": _published("agw"),
+    "sysu_agw_p4_n8_lr_0.1_seed_0_best.t": _published("agw"),
+    "model_119.pth": _published("csdn"),
+    "ViT-B-16_60.pth": _published("clip-reid-vit"),
+    "ViT-B-16_sie_olp.pth": _published("clip-reid-vit", cameras=6),
     "csdn.pth": _published("csdn"),
     "clip_reid.pth": _published("clip-reid-vit"),
     "photo.jpg": _image,
+    "visible.jpg": _image,
+    "infrared.jpg": _image,
     "a.jpg": _image,
     "b.jpg": _image,
     "people.csv": _manifest,
