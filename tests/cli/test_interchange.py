@@ -5,10 +5,13 @@ import os
 import pickle
 
 import pytest
+import torch
 from published_checkpoints import write_published
 
-from vireid_fast.data.feature_files import read_features, read_metadata
+from vireid_fast.data.feature_files import read_features, read_metadata, read_paths
+from vireid_fast.data.images import load_image
 from vireid_fast.engine import onnx_export
+from vireid_fast.engine.networks import open_network
 
 
 def test_convert_tells_what_it_read(vireid, tmp_path):
@@ -127,3 +130,33 @@ def test_export_asks_for_one_model(vireid, run, tmp_path):
     told = vireid.error("export", "--run", run, "--out", tmp_path / "a.pt")
     assert "--out must end in .onnx" in told
     assert vireid("export", "--run", run, "--out", tmp_path / "a.onnx", "--batch", "x").code == 2
+
+
+def test_an_imported_model_is_evaluated_like_a_run(vireid, root, tmp_path):
+    write_published("clip-reid-vit", tmp_path / "ViT.pth")
+    vireid.ok("convert", tmp_path / "ViT.pth", "--out", tmp_path / "model")
+    out = tmp_path / "test.npz"
+    of_data = ("--data", "sysu_mm01", "--data-root", root)
+    told = vireid.ok("extract", "--model", tmp_path / "model", *of_data, "--out", out).out
+    assert "images, width 88" in told
+    notes = read_metadata(out)
+    assert notes["method"] == "clip-reid" and notes["data"] == "sysu_mm01"
+    assert notes["processing.features"] == "norm([f; p])" and notes["split"] == "test"
+    # Images are resized as the card says.
+    network = open_network(tmp_path / "model")
+    arrays, paths = read_features(out), read_paths(out)
+    pixels = load_image(root / paths[0], (64, 32), "bilinear").astype("float32") / 255
+    images = network.augmentation.normalize(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    want = network.encode(images, ("visible", "infrared")[arrays["modality"][0]])[0]
+    torch.testing.assert_close(torch.from_numpy(arrays["features"][0]), want)
+    assert "mAP" in vireid.ok("eval", "--features", out).out
+
+    for arguments, part in (
+        (("--model", tmp_path / "model", *of_data[:2]), "got no --data-root, --out"),
+        (("--model", tmp_path / "model", *of_data, "--out", out, "--modality", "visible"),
+         "--modality must come with --images"),
+        (("--run", root, *of_data), "--data, --data-root must come with --model alone"),
+        (("--model", tmp_path / "model", *of_data, "--out", out, "--split", "all"),
+         "--split must be one of"),
+    ):  # fmt: skip
+        assert part in vireid.error("extract", *arguments)

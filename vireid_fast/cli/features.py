@@ -8,6 +8,7 @@ import typer
 
 from vireid_fast.cli.app import app
 from vireid_fast.cli.options import (
+    DataRootOption,
     MetricOption,
     ModelOption,
     ModeOption,
@@ -33,11 +34,18 @@ def extract(
         str | None, typer.Option(help="With --images: visible or infrared.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help=".npz, .safetensors or .h5 file.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --model and --data-root: name of the data set.")
+    ] = None,
+    data_root: DataRootOption = None,
+    data_split: Annotated[
+        int, typer.Option(help="With --data: number of the split, where there are several.")
+    ] = 1,
     dtype: Annotated[str, typer.Option(help="float32 or float16, in the file.")] = "float32",
     checkpoint: Annotated[str, typer.Option(help="With --run: best or latest.")] = "best",
     skip_bad_images: SkipOption = False,
     device: Annotated[
-        str | None, typer.Option(help="With --images: cpu (default), cuda, cuda:1.")
+        str | None, typer.Option(help="Without --run: cpu (default), cuda, cuda:1.")
     ] = None,
 ) -> None:
     """Write features as a file: of a split of a run's data set, or of images of your own."""
@@ -52,7 +60,17 @@ def extract(
     require_choice("extract", "--dtype", dtype, DTYPES)
     if out is not None:
         require_target(out)
-    if images is None:
+    if images is not None or run is not None:
+        ours = {"--data": data, "--data-root": data_root}
+        extra = ", ".join(option for option, value in ours.items() if value is not None)
+        require(not extra, "extract", extra, "come with --model alone", "--run or --images too")
+    if images is None and run is None and model is not None:
+        require(modality is None, "extract", "--modality", "come with --images", modality)
+        path, rows, width = _extract_split(
+            model, data, data_root, data_split, split or "test", out, dtype, skip_bad_images,
+            device or "cpu",
+        )  # fmt: skip
+    elif images is None:
         if run is None or model is not None:
             raise ValueError(sentence(
                 "extract", "--run", "be given alone where --images is not",
@@ -82,6 +100,28 @@ def extract(
         )
         path, (rows, width) = out, found.features.shape
     say(f"features: {path}  {rows} images, width {width}")
+
+
+def _extract_split(
+    model: Path, name: str | None, root: Path | None, number: int, split: str,
+    out: Path | None, dtype: str, skip_bad: bool, device: str,
+) -> tuple[Path, int, int]:  # fmt: skip
+    """A split of a data set, with a model folder."""
+    from vireid_fast._checks import sentence
+    from vireid_fast.config.common import DataConfig
+    from vireid_fast.engine.model_features import extract_split
+    from vireid_fast.engine.networks import open_network
+
+    if name is None or root is None or out is None:
+        got = {"--data": name, "--data-root": root, "--out": out}
+        absent = ", ".join(option for option, value in got.items() if value is None)
+        raise ValueError(sentence(
+            "extract", "--data, --data-root and --out", "be given with --model, or --images",
+            f"no {absent}"))  # fmt: skip
+    data = DataConfig(name=name, root=str(root), split=number, skip_bad_images=skip_bad)
+    extraction = extract_split(open_network(model, device), data, split, out, dtype=dtype)
+    rows, width = extraction.features.features.shape
+    return out, rows, width
 
 
 RunsOption = Annotated[

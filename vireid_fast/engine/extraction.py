@@ -121,6 +121,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     skip_bad: bool = False,
     description: str = "extracting",
+    interpolation: str = "lanczos",
 ) -> Extraction:
     """Features of some images or tracklets of a table, each decoded and encoded once.
 
@@ -136,6 +137,7 @@ def extract_features(
         skip_bad: Leave damaged images, and tracklets with a damaged frame among those read, out
             and count them, instead of raising.
         description: Text of the progress bar.
+        interpolation: Filter that images are resized with; see `load_image`.
 
     Returns:
         Features in the order of `rows`, on the CPU, float32.
@@ -146,7 +148,8 @@ def extract_features(
     """
     reader: Reader
     if sampling is None:
-        reader, block_rows = _ImageReader(cast(ImageTable, table), size), batch_size
+        reader = _ImageReader(cast(ImageTable, table), size, interpolation)
+        block_rows = batch_size
     else:
         table = cast(TrackletTable, table)
         sampling.require_length(table, rows)
@@ -162,12 +165,12 @@ def extract_features(
 class _ImageReader:
     """Pixels of one row of a table of images."""
 
-    def __init__(self, table: ImageTable, size: tuple[int, int]) -> None:
-        self._table, self._size = table, size
+    def __init__(self, table: ImageTable, size: tuple[int, int], interpolation: str) -> None:
+        self._table, self._size, self._interpolation = table, size, interpolation
 
     def load(self, row: int) -> list[np.ndarray]:
         """The images of a row: one."""
-        return [load_image(self._table.file(row), self._size)]
+        return [load_image(self._table.file(row), self._size, self._interpolation)]
 
     def arrange(self, images: Tensor) -> Tensor:
         """What the encoder is given."""
