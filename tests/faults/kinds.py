@@ -30,6 +30,7 @@ class Kind:
         targets: Patterns of the files to damage.
         text: Whether these are texts.
         exact: Whether only the content of the whole file is a right result.
+        cost: How much longer a file takes than others; so many fewer are tried.
     """
 
     write: Callable[[Path], None]
@@ -37,6 +38,7 @@ class Kind:
     targets: tuple[str, ...]
     text: bool = False
     exact: bool = False
+    cost: int = 1
 
 
 def digest(*values: object) -> str:
@@ -329,6 +331,80 @@ def write_metrics(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def read_metrics(folder: Path) -> str:
+    """Training curves of a report, and the log that a continued run keeps."""
+    from vireid_fast.engine.report.training import training_curves
+    from vireid_fast.engine.run_folder import MetricsLog, RunFolder
+
+    curves, notes = training_curves(folder / "metrics.jsonl")
+    for curve in curves:
+        assert np.isfinite(curve.values).all() and len(curve.values) == len(curve.epochs)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        shutil.copy(folder / "metrics.jsonl", scratch)
+        MetricsLog(RunFolder(Path(scratch)), keep=3).close()
+        kept = (Path(scratch) / "metrics.jsonl").read_bytes()
+    assert kept.count(b"\n") <= 3
+    return digest(curves, notes, kept)
+
+
+def write_model_folder(folder: Path) -> None:
+    from vireid_fast.engine.model_card import ModelCard, Preprocessing, save_model
+
+    size = Preprocessing(height=8, width=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    card = ModelCard(method="agw", preprocessing=size, feature_width=4, network={"classes": 3},
+                     validation={"mAP": 0.5}, processing={"flip": "none"})  # fmt: skip
+    save_model(folder / "model", card, _model().state_dict())
+
+
+def read_model_folder(folder: Path) -> str:
+    from vireid_fast.engine.checkpoint import load_checkpoint, load_into, require_intact
+    from vireid_fast.engine.model_card import card_from_json
+
+    checkpoint, model = load_checkpoint(folder / "model", resume=False), _model()
+    card = card_from_json(checkpoint.card, folder / "model" / "card.json")
+    load_into(model, checkpoint.model, str(folder))
+    require_intact(checkpoint.card, folder / "model" / "card.json")
+    return digest(card, *model.state_dict().values())
+
+
+def write_published(folder: Path) -> None:
+    torch.save({"epoch": 3, "net": {f"module.{n}": v for n, v in _model().state_dict().items()}},
+               folder / "published.t")  # fmt: skip
+
+
+def read_published(folder: Path) -> str:
+    from vireid_fast.engine.imports.reading import read_published as read
+
+    found = read(folder / "published.t")
+    assert all(isinstance(value, Tensor) for value in found.tensors.values())
+    return digest(sorted(found.numbers.items()), sorted(found.tensors), *found.tensors.values())
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<|startoftext|>", "<|endoftext|>", "A", "photo", "of", "a", "X", "person."]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="a")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def read_tokenizer(folder: Path) -> str:
+    from vireid_fast.clip.tokenizer import custom_template
+
+    template = custom_template("A photo of a X X X X person.", folder / "tokenizer.json")
+    assert template.context_length == 4 and template.eot == len(template.token_ids) - 1
+    return digest(template)
+
+
+def write_h5(folder: Path) -> None:
+    from vireid_fast.data.feature_files import write_features
+
+    write_features(folder / "features.h5", _arrays(), {"protocol": "sysu/agw"})
+
+
 def read_cache(folder: Path) -> str:
     from vireid_fast.data.cache import open_cache
     from vireid_fast.data.datasets import DATASETS
@@ -359,6 +435,11 @@ KINDS = {
     ),
     "npz features": Kind(write_npz, "read_feature_file", ("*.npz",), exact=True),
     "safetensors features": Kind(write_feature_tensors, "read_feature_file", ("*.safetensors",)),
+    "HDF5 features": Kind(write_h5, "read_feature_file", ("*.h5",), cost=20),
+    "metrics logs": Kind(write_metrics, "read_metrics", ("*.jsonl",), text=True),
+    "model folders": Kind(write_model_folder, "read_model_folder", ("model/*",), exact=True),
+    "published checkpoints": Kind(write_published, "read_published", ("*.t",)),
+    "tokenizers": Kind(write_tokenizer, "read_tokenizer", ("*.json",)),
     "manifests in CSV": Kind(write_manifest, "read_manifest", ("*.csv",), text=True),
     "manifests in Parquet": Kind(write_parquet, "read_manifest", ("*.parquet",)),
     "configurations": Kind(write_config, "read_config", ("*.yaml",), text=True),

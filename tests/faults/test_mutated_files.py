@@ -34,7 +34,7 @@ def test_damaged_files_are_refused_or_read_right(name, tmp_path, faults_full, co
     folder.mkdir()
     kind.write(folder)
     before, targets = state(folder), _targets(folder, kind.targets)
-    share = -(-(FULL if faults_full else SHORT) // len(targets))
+    share = -(-(FULL if faults_full else SHORT) // len(targets) // kind.cost)
     for target in targets:
         is_text = kind.text or target.suffix == ".json"
         files = damaged([target.read_bytes()], share, text=is_text)

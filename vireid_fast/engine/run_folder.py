@@ -201,9 +201,10 @@ class MetricsLog:
 
     def __init__(self, run: RunFolder, keep: int) -> None:
         self._file = run.metrics_file
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        # Bytes: a damaged line is no reason to lose the others, or to stop.
+        lines = self._file.read_bytes().splitlines(keepends=True) if self._file.exists() else []
         with atomic_write(self._file) as path:
-            path.write_text("".join(f"{line}\n" for line in lines[:keep]), encoding="utf-8")
+            path.write_bytes(b"".join(line.rstrip(b"\r\n") + b"\n" for line in lines[:keep]))
         self.lines = min(keep, len(lines))
         self._board = scalar_events(run.path / "tensorboard")
 
