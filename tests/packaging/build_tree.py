@@ -16,7 +16,7 @@ def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | 
     """Run a command, give its standard output; a failure shows all that it printed."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True,
-        timeout=600,
+        timeout=2000,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -21,6 +21,9 @@ OUTSIDE = re.compile(
     r"|.*@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
 )
 
+# A new environment downloads torch.
+pytestmark = pytest.mark.timeout(2400)
+
 SMOKE = """
 import numpy as np, torch, vireid_fast
 torch.manual_seed(0)
