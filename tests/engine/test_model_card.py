@@ -171,6 +171,12 @@ def test_a_card_that_contradicts_its_network_is_refused(model, name):
         vireid_fast.from_pretrained(model)
 
 
+def test_features_are_described_in_the_words_of_this_version(model):
+    wanted = vireid_fast.from_pretrained(model).processing
+    change(model, processing={"features": "as an earlier version worded it"}, normalisation="L2")
+    assert vireid_fast.from_pretrained(model).processing == wanted
+
+
 def test_another_activation_is_no_continuation(run, model):
     change(model, activation="gelu")
     with pytest.raises(CheckpointError, match=r"activation of .* must be 'quick_gelu', got 'gelu'"):

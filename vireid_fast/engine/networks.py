@@ -40,7 +40,7 @@ WHICH = ("best", "latest")
 OF_THE_MOMENT = ("stage", "epoch", "validation", "source", "licence", "sha256", "version")
 """What a checkpoint knows beside its configuration."""
 
-OF_THE_CONFIGURATION = ("preprocessing", "feature_width", "processing", "normalisation", "metric")
+OF_THE_CONFIGURATION = ("preprocessing", "feature_width", "metric")
 """What follows from the configuration, and must not contradict it."""
 
 
@@ -159,6 +159,8 @@ def _of_method(
         card = card_from_json({**known.to_json(), **moment}, folder / CARD_FILE)
     for name in OF_THE_CONFIGURATION:
         _require_equal(card, name, getattr(card, name), getattr(known, name), folder)
+    # In the words of this version, which the features of its other files have too.
+    card = replace(card, processing=known.processing, normalisation=known.normalisation)
     return FeatureNetwork(
         card, method.model, method.encode, device,
         frame_sampling(config) if method.video else None, method.runtime.precision.autocast, folder,

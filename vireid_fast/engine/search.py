@@ -178,8 +178,9 @@ def search_gallery(
     require_choice(str(gallery), "metadata 'metric'", chosen, METRICS)
     parameters = None if rerank is None else RerankParameters(*rerank)
     distances, indices = _nearest(
-        asked.features.features, found_in.features.features[rows], top_k, chosen, parameters
-    )
+        asked.features.features, found_in.features.ascending(rows).features, top_k, chosen,
+        parameters,
+    )  # fmt: skip
     numbers = rows[indices]
     lists = tuple(
         tuple(Found(rank, row, distance)
