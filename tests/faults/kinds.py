@@ -434,7 +434,9 @@ KINDS = {
         ("checkpoints/latest.json", "checkpoints/best.json", "checkpoints/*0002/*"), exact=True,
     ),
     "npz features": Kind(write_npz, "read_feature_file", ("*.npz",), exact=True),
-    "safetensors features": Kind(write_feature_tensors, "read_feature_file", ("*.safetensors",)),
+    "safetensors features": Kind(
+        write_feature_tensors, "read_feature_file", ("*.safetensors",), exact=True
+    ),
     "HDF5 features": Kind(write_h5, "read_feature_file", ("*.h5",), cost=20),
     "metrics logs": Kind(write_metrics, "read_metrics", ("*.jsonl",), text=True),
     "model folders": Kind(write_model_folder, "read_model_folder", ("model/*",), exact=True),

@@ -4,6 +4,7 @@ Nothing in a file is executed: no object of Python is unpickled. Errors of the d
 as they are; `feature_files` names the file.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,14 @@ import safetensors.numpy
 import torch
 
 from vireid_fast._checks import require
+from vireid_fast._files import refusal_in
 from vireid_fast.data.h5_reading import read_h5, require_h5py, write_h5
 
 FORMATS = (".npz", ".safetensors", ".h5")
 
 _METADATA_KEY = "metadata"
+# SHA-256 of each array; zip and HDF5 have checksums of their own.
+_DIGESTS_NOTE = "digests"
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -32,19 +36,53 @@ def read_arrays(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, n
         return present, found
     arrays: dict[str, np.ndarray] = {}
     with safetensors.safe_open(path, framework="pt") as file:
-        present = list(file.keys())
+        present, notes = list(file.keys()), dict(file.metadata() or {})
         for key in keys:
             if key in present:
                 tensor = file.get_tensor(key)
                 arrays[key] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    _require_as_written(notes, keys, arrays)
     return present, arrays
+
+
+def _digest_of(value: np.ndarray | Mapping[str, str]) -> str:
+    """SHA-256 of an array with its kind and shape, or of notes."""
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    else:
+        others = {name: words for name, words in value.items() if name != _DIGESTS_NOTE}
+        digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _digests(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> str:
+    found = {key: _digest_of(array) for key, array in arrays.items()}
+    return json.dumps({**found, _METADATA_KEY: _digest_of(notes)})
+
+
+def _require_as_written(
+    notes: Mapping[str, str], keys: Sequence[str], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Raise ValueError where safetensors, which has no checksums, hold other bytes than written."""
+    if _DIGESTS_NOTE not in notes:
+        return
+    wanted = json.loads(notes[_DIGESTS_NOTE])
+    if wanted[_METADATA_KEY] != _digest_of(notes):
+        raise ValueError("other notes than were written")
+    for key in keys:
+        if key in wanted and (key not in arrays or wanted[key] != _digest_of(arrays[key])):
+            raise ValueError(f"{key!r} with other content than was written")
 
 
 def read_notes(path: Path) -> dict[str, str]:
     """Text by name; empty if the file has none."""
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            notes = dict(file.metadata() or {})
+        _require_as_written(notes, (), {})
+        notes.pop(_DIGESTS_NOTE, None)
+        return notes
     if path.suffix == ".h5":
         return read_h5(path, ())[1]
     _, arrays = _read_npz(path, (_METADATA_KEY,))
@@ -76,10 +114,11 @@ def write_arrays(path: Path, format: str, arrays: Mapping[str, np.ndarray],
         write_h5(path, arrays, notes)
     else:
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        words = {**notes, _DIGESTS_NOTE: _digests(contiguous, notes)}
         try:
-            safetensors.numpy.save_file(contiguous, path, metadata=dict(notes))
+            safetensors.numpy.save_file(contiguous, path, metadata=words)
         except safetensors.SafetensorError as error:
-            raise OSError(f"write_features: {path} could not be written: {error}.") from error
+            raise refusal_in(error) from error
 
 
 def _read_npz(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -88,6 +127,9 @@ def _read_npz(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
     if not zipfile.is_zipfile(path):
         raise ValueError("one single array or foreign bytes, not an archive of named arrays")
     with np.load(path, allow_pickle=False) as archive:
+        for member in archive.zip.infolist():
+            # Compares the two places that name it: an array must not vanish by a flipped bit.
+            archive.zip.open(member).close()
         present = [key for key in keys if key in archive.files]
         for key in present:
             _require_plausible_size(archive, key)
