@@ -124,6 +124,13 @@ def append_bytes(path: Path, content: bytes) -> None:
         raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
+def refusal_in(error: Exception) -> OSError:
+    """The refusal of the system that a library in Rust reports as "... (os error N)"."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(found[1]) if found else errno.EIO
+    return OSError(code, os.strerror(code))
+
+
 def flush(path: Path) -> None:
     """Force a file's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -177,7 +184,11 @@ def _temporary(target: Path, *, folder: bool) -> Iterator[Path]:
         with suppress(OSError):
             _remove(temporary)
         if isinstance(error, OSError) and _is_about(error, temporary, target):
-            raise WriteError(error.errno, error.strerror, str(target)) from error
+            named = str(error.filename or "")
+            # Of a folder the file in it, under the name that it was to have.
+            inner = named[len(str(temporary)) :] if named.startswith(f"{temporary}/") else ""
+            place = str(target) if inner == f"/{target.name}" else f"{target}{inner}"
+            raise WriteError(error.errno, error.strerror, place) from error
         raise
     finally:
         if descriptor is not None:
@@ -195,7 +206,7 @@ def _make_parents(target: Path) -> None:
 
 def _is_about(error: OSError, temporary: Path, target: Path) -> bool:
     """Whether the error is the refusal of a write here; such a one may not say which file."""
-    if isinstance(error, WriteError) or error.errno is None:
+    if error.errno is None:
         return False
     if error.filename is None:
         return True

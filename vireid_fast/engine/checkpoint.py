@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vireid_fast._files import atomic_folder, atomic_write
+from vireid_fast._files import atomic_folder, atomic_write, refusal_in
 from vireid_fast._version import __version__
 from vireid_fast.data.table import name_some
 
@@ -195,7 +195,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:
-            raise OSError(f"checkpoint: {path} could not be written: {error}.") from error
+            raise refusal_in(error) from error
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
