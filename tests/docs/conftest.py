@@ -43,7 +43,8 @@ def command_server(tmp_path_factory) -> Iterator[Path]:
     (folder / "cache").mkdir()
     command = [sys.executable, HERE / "command_server.py", folder / "socket", folder / "cache"]
     # Checkpoints as they are published are drawn there.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout.readline() == "ready\n"
         yield folder / "socket"
