@@ -213,7 +213,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "sysu_agw_p4_n8_lr_0.1_seed_0_best.t": _published("agw"),
     "model_119.pth": _published("csdn"),
     "ViT-B-16_60.pth": _published("clip-reid-vit"),
-    "ViT-B-16_sie_olp.pth": _published("clip-reid-vit", cameras=6),
+    "ViT-B-16_sie_olp.pth": _published("clip-reid-vit", cameras=4, places=210),
     "csdn.pth": _published("csdn"),
     "clip_reid.pth": _published("clip-reid-vit"),
     "photo.jpg": _image,
