@@ -152,7 +152,16 @@ def _of_method(
     require_device(device)
     # Threads and random numbers belong to the program, not to a model that it opens.
     with torch.random.fork_rng(devices=[]):
-        method = restore_method(replace(config, device=device), checkpoint, str(folder))
+        try:
+            method = restore_method(replace(config, device=device), checkpoint, str(folder))
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError) as error:
+            # What the parts of a network refuse does not say where the values stood.
+            raise CheckpointError(
+                f"checkpoint: {folder} must describe a network that can be built, got: "
+                f"{str(error)[:400]}"
+            ) from error
     known = replace(card_of(method, checkpoint.card["num_identities"]), config=config)
     if card is None:
         moment = {name: value for name, value in checkpoint.card.items() if name in OF_THE_MOMENT}
