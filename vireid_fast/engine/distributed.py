@@ -34,7 +34,7 @@ from vireid_fast.engine.failures import (
     tell_loss,
 )
 from vireid_fast.engine.launch import WHAT, place_of, read_environment
-from vireid_fast.engine.liveness import Loss, Watch, process_name
+from vireid_fast.engine.liveness import WORDLESS, Loss, Watch, process_name
 
 BUCKET = 1 << 23
 """Elements of the gradients that are summed in one message, at least: 32 MiB of float32."""
@@ -285,11 +285,9 @@ class World:
         store, self._store = self._shared, None
         # Whoever was interrupted may have been so on account of another, which it then names.
         lost = self._loss(wait=0.0 if isinstance(error, Exception) else 1.0)
-        # The first process shows what all have, or the next one where the first is dead.
-        dead_first = lost is not None and lost.rank == 0 and lost.silent
-        shown_elsewhere = self.rank > int(dead_first)
         if lost is not None and not isinstance(error, Exception):
-            raise mark(left_alone(lost.text), shown_elsewhere=shown_elsewhere) from error
+            named = mark(left_alone(lost.text), shown_elsewhere=self.rank > 0)
+            raise self._shown_once(named) from error
         if not isinstance(error, CollectiveError):
             report_failure(store, self._names[self.rank], error)
         if self.device == "cpu":
@@ -297,9 +295,14 @@ class World:
             dist.destroy_process_group()
         if isinstance(error, CollectiveError):
             found = explain(store, self.rank, self._names, error)
-            if dead_first:
-                mark(found, shown_elsewhere=shown_elsewhere)
-            raise found from error
+            raise self._shown_once(found) from error
+
+    def _shown_once(self, error: CollectiveError) -> CollectiveError:
+        """Marked: of a death the first process tells, or the next one where the first is dead."""
+        for rank, name in enumerate(self._names):
+            if f"{name} {WORDLESS}" in str(error):
+                return mark(error, shown_elsewhere=self.rank > int(rank == 0))
+        return error
 
     def _loss(self, wait: float) -> Loss | None:
         """Who has died, as far as this process knows now or `wait` seconds later."""

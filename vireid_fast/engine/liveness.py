@@ -28,8 +28,10 @@ LEAVE = 5.0
 GRACE = 20.0
 """Seconds that an interrupted process has to stop, before it is ended."""
 
+WORDLESS = "ended without a word: killed, or out of memory"
+"""What is said of a process that has said nothing."""
+
 _FAREWELL = b"."
-_WORDLESS = "ended without a word: killed, or out of memory"
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """A machine that vanished is noticed after 15 + 4 x 5 seconds."""
 
@@ -45,11 +47,6 @@ class Loss:
 
     rank: int
     text: str
-
-    @property
-    def silent(self) -> bool:
-        """Whether that process has said nothing: what became of it, others must show."""
-        return self.text.endswith(_WORDLESS)
 
 
 class Watch:
@@ -171,7 +168,7 @@ class Watch:
             dead, _, text = said.decode(errors="replace").partition(" ")
             return Loss(int(dead) if dead.isdecimal() else -1, text)
         name = self._names[rank]
-        return Loss(rank, f"{name} {_WORDLESS}")
+        return Loss(rank, f"{name} {WORDLESS}")
 
     def _lost(self, loss: Loss) -> None:
         loss = Loss(loss.rank, self._on_loss(loss))
