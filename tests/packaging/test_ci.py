@@ -81,5 +81,6 @@ def test_make_help_tells_every_target():
     listed = re.search(r"\.PHONY: ((?:.*\\\n)*.*)", makefile)[1].replace("\\\n", " ").split()
     told = set(re.findall(r"^([a-z-]+):.*## \S", makefile, re.MULTILINE))
     assert told == set(listed)
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True,
+                           text=True, check=True)  # fmt: skip
     assert {line.split()[0] for line in shown.stdout.splitlines()} == told
