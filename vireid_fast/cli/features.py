@@ -214,20 +214,21 @@ def _features_of(
 def _evaluate_runs(
     runs: list[Any], skip_bad: bool, json_file: Path | None, page: Path | None, with_report: bool
 ) -> None:
-    """Runs as they are configured, each with its report."""
-    from vireid_fast._checks import require
-    from vireid_fast.engine.pages import write_run_page
+    """Runs as they are configured, each with its report; several share one at `page`."""
+    from vireid_fast.engine.pages import write_run_page, write_runs_page
     from vireid_fast.engine.workflow import evaluate_runs
 
-    require(page is None or len(runs) == 1, "eval", "--report", "come with one run",
-            f"{len(runs)} runs", "Each has its own report.html without it.")  # fmt: skip
+    joint = page if len(runs) > 1 else None
     evaluated: list[Any] = []
     results = evaluate_runs(runs, skip_bad=skip_bad, then=lambda *each: evaluated.append(each))
     show_results(results, json_file)
     for run in runs:
         say(f"written: {run.results_file}")
     for each in evaluated if with_report else ():
-        say(f"report: {write_run_page(*each, out=page, skip_bad=skip_bad)}")
+        out = None if joint else page
+        say(f"report: {write_run_page(*each, out=out, skip_bad=skip_bad)}")
+    if joint is not None:
+        say(f"report: {write_runs_page(runs, results, joint)}")
 
 
 @app.command()

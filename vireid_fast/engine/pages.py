@@ -1,12 +1,12 @@
 """Report pages as the commands write them: of a run, of feature files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vireid_fast._checks import require, sentence
 from vireid_fast.engine.extraction import Extraction
-from vireid_fast.engine.report import report_of_features, report_of_run
+from vireid_fast.engine.report import report_of_features, report_of_run, report_of_runs
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.report.page import write_page
 from vireid_fast.retrieval.results import EvaluationResult
@@ -37,6 +37,27 @@ def write_run_page(
     """
     page = require_page(out or run.path / "report.html")
     write_page(report_of_run(run, features=features, results=results, **options), page)
+    return page
+
+
+def write_runs_page(
+    runs: Sequence[RunFolder], results: Mapping[str, EvaluationResult], out: Path
+) -> Path:
+    """Write the joint report of several runs.
+
+    Args:
+        runs: The runs.
+        results: Of `evaluate_runs`.
+        out: Page.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: See `require_page`. OSError: The page cannot be written.
+    """
+    page = require_page(out)
+    write_page(report_of_runs(runs, results), page)
     return page
 
 
