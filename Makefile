@@ -42,6 +42,7 @@ faults: setup  ## The whole fault suite (kills, full disks, mutated files, ...) 
 
 sanitize: setup  ## Native code under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer.
 	$(BIN)/python tests/sanitizers/run.py address
+	$(BIN)/python tests/sanitizers/run.py undefined
 	$(BIN)/python tests/sanitizers/run.py thread
 
 lint: setup  ## Style of all Python files.

@@ -341,7 +341,7 @@ def read_metrics(folder: Path) -> str:
         assert np.isfinite(curve.values).all() and len(curve.values) == len(curve.epochs)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         shutil.copy(folder / "metrics.jsonl", scratch)
-        MetricsLog(RunFolder(Path(scratch)), keep=3).close()
+        MetricsLog(RunFolder(Path(scratch)), keep=3)
         kept = (Path(scratch) / "metrics.jsonl").read_bytes()
     assert kept.count(b"\n") <= 3
     return digest(curves, notes, kept)

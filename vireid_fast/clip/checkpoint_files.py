@@ -60,7 +60,8 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    # BadZipFile, or what a damaged list of names raises; torch's own reader will say what is wrong.
+    except Exception:
         return False
 
 
