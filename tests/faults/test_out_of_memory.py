@@ -112,7 +112,7 @@ def test_memory_that_runs_out_at_any_operation(name, faults_full, count, monkeyp
     with _RunsOut(None, 1, 0) as counter:
         expected = work()
     every = range(1, counter.calls + 1)
-    step = 1 if faults_full else max(1, len(every) // 12)
+    step = max(1, len(every) // (100 if faults_full else 12))
     smaller = stated = 0
     for at in every[::step]:
         for kind, error in KINDS.items():
