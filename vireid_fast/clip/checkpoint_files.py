@@ -55,9 +55,9 @@ def weight_file(path: str | Path) -> Path:
 
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive; no content is unpacked."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     # BadZipFile, or what a damaged list of names raises; torch's own reader will say what is wrong.
