@@ -69,6 +69,7 @@ def _require_sentence(ended, place):
     assert "/out/" in lines[0] or lines[0].rstrip("'\"").endswith("/out"), (place, lines[0])
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_failed_write_keeps_what_was_there(zygote, inputs, tmp_path, name, faults_full, count):
     writer = WRITERS[name]

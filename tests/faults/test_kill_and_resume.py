@@ -32,6 +32,7 @@ def _moment(draw: random.Random, calls: int, seconds: float) -> dict[str, object
     return {"signals": [(draw.uniform(0.02, 1) * seconds, int(signal.SIGKILL))]}
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("method", CASES)
 def test_a_killed_training_ends_as_an_uninterrupted_one(
     zygote, sets, tmp_path, method, faults_full, count
@@ -68,6 +69,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(
         count("killed at a random time, then resumed", len(moments) - inside)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("mode", ["full", "refused"])
 def test_a_training_that_may_not_write_says_so_and_goes_on_later(
     zygote, sets, tmp_path, mode, faults_full, count

@@ -265,7 +265,7 @@ WRITERS = {
     ),
     "ONNX": Writer(
         _command("export", "--run", "INPUTS/run", "--out", "OUT/net.onnx", "--modality", "visible"),
-        ("net.onnx",), ("engine/onnx_export.py",), every=5, slow=True,
+        ("net.onnx",), ("engine/onnx_export.py",), every=8, slow=True,
     ),
     "report page": Writer(
         _command("report", *PAIR, "--out", "OUT/page.html"), ("page.html",),
