@@ -123,14 +123,13 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    os.environ["MPLBACKEND"] = "agg"
     import torch
     import torch._dynamo
 
     torch.set_num_threads(1)
     for name in (
         "vireid_fast.cli", "vireid_fast.engine.workflow", "vireid_fast.engine.pretraining",
-        "vireid_fast.report.page", "matplotlib.pyplot", "writers", "tiny_runs",
+        "vireid_fast.report.page", "writers", "tiny_runs",
     ):  # fmt: skip
         importlib.import_module(name)
 
