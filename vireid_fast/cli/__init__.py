@@ -16,6 +16,7 @@ from vireid_fast.cli.options import say
 # Importing a module registers its commands, in the order of `vireid --help`.
 from vireid_fast.cli import training  # noqa: F401
 from vireid_fast.cli import features  # noqa: F401
+from vireid_fast.cli import comparison  # noqa: F401
 from vireid_fast.cli import search  # noqa: F401
 from vireid_fast.cli import report  # noqa: F401
 from vireid_fast.cli import interchange  # noqa: F401

@@ -1,12 +1,13 @@
 """Tables for the terminal; metrics are fractions in files and percent here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vireid_fast.engine.expected import Comparison
 from vireid_fast.report import words
 from vireid_fast.retrieval.evaluation import EvaluationResult
 
@@ -47,6 +48,17 @@ def settings_table(results: Mapping[str, EvaluationResult]) -> Group:
         ),
     ]
     return Group(Text("\n".join(lines)), _table(results))
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """A row for each metric of each result: its value, the range it is expected in, the verdict."""
+    models = comparisons[0].models
+    table = Table("result", "in %", "here", f"expected, from {models} models", "")
+    for each in comparisons:
+        expected = f"{100 * each.low:.2f} to {100 * each.high:.2f}"
+        verdict = "inside" if each.inside else "outside"
+        table.add_row(each.result, each.metric, f"{100 * each.value:.2f}", expected, verdict)
+    return table
 
 
 def _conditions(result: EvaluationResult) -> str:
