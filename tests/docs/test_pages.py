@@ -15,6 +15,8 @@ from vireid_fast.cli import app
 LONGEST = "docs/reproduce.md"
 MAKEFILE = (pages.ROOT / "Makefile").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands
+LANGUAGES = {*pages.SHELLS, "python", "output", "text", "csv", "diff"}
+A_COMMAND = r"(?:vireid|make|pip|python3?|torchrun|git|ruff|docker|conda|curl|wget|\.ci/run) \S"
 
 
 @pytest.mark.parametrize("page", [page for page in pages.PAGES if page != LONGEST])
@@ -31,6 +33,31 @@ def test_examples_with_a_test_of_their_own(page):
 def test_a_command_that_no_test_runs_is_found(open_shell):
     for unknown in ("make coffee", "pip install nothing", "python3 -m nothing", "vireid nothing"):
         assert open_shell().run(f"true\n{unknown}\ntrue").returncode != 0
+
+
+def commands_that_nothing_runs(page):
+    """Those in blocks of another language, in blocks within lists, or in indented text."""
+    shown = {b for b in pages.blocks(page) if b.language not in (*pages.SHELLS, "python", "output")}
+    hidden = [str(b) for b in shown if b.language not in LANGUAGES]
+    hidden += [row for b in shown for row in re.findall(rf"^(?:\$ )?{A_COMMAND}.*", b.text, re.M)]
+    prose = pages.prose(page)
+    hidden += re.findall(rf"^(?:(?: {{4,}}|\t)(?:\$ )?{A_COMMAND}|\s*\$ ).*", prose, re.M)
+    return hidden + re.findall(r"^.*(?:```|~~~).*", prose, re.M)
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_commands_stand_in_blocks_that_are_run(page):
+    assert commands_that_nothing_runs(page) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["    vireid nothing\n", "```\nvireid x\n```\n", "```text\n$ make x\n```\n", "$ ls\n",
+     "- so:\n\n  ```bash\n  vireid x\n  ```\n", "```fish\nls\n```\n", "~~~bash\nls\n~~~\n"],
+)  # fmt: skip
+def test_a_command_that_hides_is_found(text, monkeypatch):
+    monkeypatch.setattr(pages, "read", lambda page: f"# Title\n\n{text}\nEnd.\n")
+    assert commands_that_nothing_runs("page")
 
 
 @pytest.mark.parametrize("command", elsewhere.COMMANDS)
