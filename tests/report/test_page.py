@@ -134,7 +134,6 @@ def test_a_missing_part_is_a_sentence(part):
     assert parsed.shown.count("left out:") + parsed.shown.count("There is no result") == 1
     # What is left out has no heading and no link.
     titles = {
-        "results": "results",
         "feature_map": "map",
         "training": "training",
         "ranked": "ranked",
@@ -150,6 +149,13 @@ def test_an_empty_report_is_a_page_too():
     parsed = Parsed(page.render_page(Report("Nothing", {}, {}, notes=("No valid query.",))))
     assert all(sentence in parsed.shown for sentence in PARTS.values())
     assert "No valid query." in parsed.shown and "svg" not in [tag for tag, _ in parsed.elements]
+
+
+def test_why_there_is_no_result_comes_first():
+    report = replace(full_report(), results={}, notes=("No result: nobody is seen twice.",))
+    shown = Parsed(page.render_page(report)).shown
+    assert shown.count("nobody is seen twice") == 1
+    assert shown.index("There is no result.") < shown.index("nobody is") < shown.index("Cumulative")
 
 
 def test_values_that_are_not_finite_never_reach_a_path():
@@ -183,11 +189,20 @@ def test_items_without_pictures_or_cameras():
     assert "cam3/0004/0001.jpg" in parsed.shown
 
 
+def test_an_unknown_modality_is_not_spoken_of():
+    own = ranked("best", 4, "wr", "rw", pictures=False)
+    assert "infrared query, visible gallery" in page.render_page(Report("t", {}, {}, ranked=(own,)))
+    nameless = replace(own, query=replace(own.query, modality=""))
+    shown = Parsed(page.render_page(Report("t", {}, {}, ranked=(nameless,)))).shown
+    assert "visible gallery" in shown and "unknown" not in shown
+
+
 def test_the_headline_is_a_result_without_reranking():
     results = {"reranked": result(0.9, rerank=True), "plain": result(0.5, trials=1)}
     shown = Parsed(page.render_page(Report("t", {}, results))).shown
     assert shown.index("50.0") < shown.index("90.6")
     assert "90.6 % re-ranked (+40.6)" in shown
+    assert "1 trial, euclidean distance, without re-ranking" in shown
 
 
 def test_pictures_of_unknown_kind_are_refused():

@@ -73,7 +73,7 @@ class QueryCard:
         query: The query and its lists.
         lists: Label, average precision, first right rank and matches of each list.
         wrong: Whether the first match of a list is wrong.
-        direction: Such as "infrared query, visible gallery".
+        direction: Such as "infrared query, visible gallery"; without what is not known.
         precision: Average precision in the first list; -1 where unknown.
         first: Rank of the first right match in the first list; a large number where none is.
         change: What re-ranking did to the first right match; empty if nothing.
@@ -154,7 +154,8 @@ def _row(name: str, result: EvaluationResult) -> ResultRow:
         parts.append(f"{result.shots}-shot")
     parts += [
         *words.runs(result), f"{result.metric} distance",
-        f"re-ranking {words.reranking(result)}",
+        "without re-ranking" if result.rerank is None
+        else f"re-ranking {words.reranking(result)}",
     ]  # fmt: skip
     label = name if result.rerank is None else f"{name} {words.reranking(result)}"
     return ResultRow(
@@ -253,7 +254,7 @@ def _card(ranked: RankedQuery, labels: Mapping[str, str]) -> QueryCard:
         for name, matches in ranked.lists.items()
     )
     galleries = sorted({m.item.modality for each in ranked.lists.values() for m in each} - {""})
-    asking = ranked.query.modality or "unknown"
+    sides = {"query": ranked.query.modality, "gallery": " and ".join(galleries)}
     precision = lists[0][1] if lists else math.nan
     ranks = list(firsts.values())
     change = ""
@@ -263,7 +264,7 @@ def _card(ranked: RankedQuery, labels: Mapping[str, str]) -> QueryCard:
         query=ranked,
         lists=lists,
         wrong=any(rank != 1 for rank in ranks),
-        direction=f"{asking} query, {' and '.join(galleries) or 'unknown'} gallery",
+        direction=", ".join(f"{modality} {side}" for side, modality in sides.items() if modality),
         precision=precision if math.isfinite(precision) else -1.0,
         first=ranks[0] if ranks and ranks[0] else 10**9,
         change=change,
@@ -273,7 +274,6 @@ def _card(ranked: RankedQuery, labels: Mapping[str, str]) -> QueryCard:
 def _absent(report: Report) -> tuple[str, ...]:
     """A sentence for each part that is left out."""
     parts = (
-        (report.results, "There is no result."),
         (report.cmc, "CMC curves are left out: there are no ranks to draw them from."),
         (report.precision_recall, "Precision-recall curves are left out: there are no ranks to "
                                   "draw them from."),
