@@ -1,6 +1,8 @@
 """Configurations, run folders and checkpoints that cannot be used."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 from command_line import PRESET, train_arguments
@@ -211,3 +213,21 @@ def test_an_unknown_architecture(vireid, pristine_root, tmp_path):
     arguments = train_arguments(pristine_root, tmp_path / "run", "clip.architecture=ResNet50")
     message = vireid.error(*arguments)
     assert "clip.architecture must be one of" in message and "'RN50'" in message
+
+
+def test_a_file_that_the_system_refuses(vireid, tmp_path, monkeypatch):
+    path = tmp_path / "own.yaml"
+    path.write_text("method: csdn\n")
+    read = Path.read_bytes
+
+    def refuse(self):
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    error = vireid.error("train", "--config", path, "--run", tmp_path / "run")
+    assert error == (
+        f"error: open: {path} must be accessible, got Permission denied. Correct the name, or the "
+        "permissions."
+    )

@@ -49,6 +49,18 @@ def main() -> None:
                 # torchrun ends all processes when one has left; the one that shows it needs time.
                 time.sleep(5)
             sys.exit(stopped or 1)
-        text = str(error) if stopped else f"error: {error}"
+        text = str(error) if stopped else f"error: {_words(error)}"
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
         sys.exit(stopped or 1)
+
+
+def _words(error: Exception) -> str:
+    """What went wrong; the system's refusal of a file in a sentence of ours."""
+    if not isinstance(error, OSError) or type(error).__str__ is not OSError.__str__:
+        return str(error)
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return (
+        f"open: {error.filename} must be accessible, got {error.strerror}. "
+        "Correct the name, or the permissions."
+    )

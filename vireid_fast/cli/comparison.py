@@ -16,8 +16,7 @@ def compare(
     ],
     expected: Annotated[
         list[Path],
-        typer.Argument(help="Runs or result files of other seeds, two or more.",
-                       metavar="EXPECTED..."),
+        typer.Argument(help="Two or more such of other seeds.", metavar="EXPECTED"),
     ],
     confidence: Annotated[
         float, typer.Option(help="Share of good results that count as inside.")
