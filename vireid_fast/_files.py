@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vireid_fast._checks import WriteError
-from vireid_fast._locks import try_lock
+from vireid_fast._locks import CAN_LOCK, try_lock
 
 # Of `renameat2`: swap two names in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -131,9 +132,20 @@ def refusal_in(error: Exception) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    # hashlib.file_digest is of Python 3.11.
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def flush(path: Path) -> None:
     """Force a file's content to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -175,10 +187,12 @@ def _temporary(target: Path, *, folder: bool) -> Iterator[Path]:
         else:
             # 0o666 instead of mkstemp: the result gets the permissions that the umask allows.
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with suppress(OSError):
-            # Who cannot lock here cannot remove what seems abandoned either.
-            descriptor = _open_for_lock(temporary)
-            try_lock(descriptor)
+        # Who cannot lock cannot remove what seems abandoned either; and Windows, which has no such
+        # locks, would not rename a file that is open.
+        if CAN_LOCK:
+            with suppress(OSError):
+                descriptor = _open_for_lock(temporary)
+                try_lock(descriptor)
         yield temporary
     except BaseException as error:
         with suppress(OSError):
@@ -238,7 +252,9 @@ def _swap(new: Path, old: Path) -> None:
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two names in one step; False where the system or its file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    # Of Linux; the C library has no name that opens it on Windows.
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    rename = getattr(library, "renameat2", None)
     if rename is None:
         return False
     names = os.fsencode(first), os.fsencode(second)

@@ -23,6 +23,7 @@ try:
 except ImportError:  # Windows has no flock: there nothing is locked, as `exclusive` warns.
     fcntl = None  # type: ignore[assignment]
 
+CAN_LOCK = fcntl is not None
 LOCK_FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -165,13 +166,15 @@ def _sign(descriptor: int) -> None:
     # On a full disk the lock holds without a name.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text.encode())
 
 
 def _holder(descriptor: int) -> str:
     """How messages name who has a lock."""
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        found = json.loads(os.read(descriptor, 4096))
         return f"pid {found['pid']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "one that has not said its name yet"

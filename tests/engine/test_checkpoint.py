@@ -43,7 +43,7 @@ def test_round_trip_is_exact(tmp_path):
             assert torch.equal(other.state_dict()["state"][index][name], value)
 
 
-@pytest.mark.parametrize("place", ["save_tensors", "_digest"])
+@pytest.mark.parametrize("place", ["save_tensors", "sha256_of"])
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, place):
     model, _ = _trained()
     folder = tmp_path / "a"

@@ -12,6 +12,7 @@ from method_cases import write_tiny_sets
 from torch import nn
 
 import vireid_fast
+from vireid_fast._files import sha256_of
 from vireid_fast.engine import networks
 from vireid_fast.engine.checkpoint import (
     Checkpoint,
@@ -324,8 +325,7 @@ def test_state_of_other_parameters_is_refused(stopped):
 
 def test_tensors_of_the_optimiser_without_a_number_are_named(stopped):
     save_tensors(stopped / "optimizer.safetensors", {"first.exp_avg": torch.zeros(2)})
-    from vireid_fast.engine.checkpoint import _digest
-
-    change(stopped, **{"sha256__optimizer.safetensors": _digest(stopped / "optimizer.safetensors")})
+    digest = sha256_of(stopped / "optimizer.safetensors")
+    change(stopped, **{"sha256__optimizer.safetensors": digest})
     with pytest.raises(CheckpointError, match=r"must name tensors NUMBER\.NAME, got 'first"):
         load_checkpoint(stopped)

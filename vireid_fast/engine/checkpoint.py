@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vireid_fast._files import atomic_folder, atomic_write, refusal_in
+from vireid_fast._files import atomic_folder, atomic_write, refusal_in, sha256_of
 from vireid_fast._version import __version__
 from vireid_fast.data.table import name_some
 
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         digests = {}
         for name, tensors in files.items():
             save_tensors(temporary / name, tensors)
-            digests[name] = _digest(temporary / name)
+            digests[name] = sha256_of(temporary / name)
         card = {**checkpoint.card, "version": __version__, "sha256": digests}
         if checkpoint.optimizer:
             card["optimizer"] = scalars
@@ -108,15 +108,6 @@ def point_to(pointer: Path, folder: Path, **facts: object) -> None:
     with atomic_write(pointer) as path:
         entries = {"checkpoint": folder.name, **facts}
         path.write_text(json.dumps(_sealed(entries)), encoding="utf-8")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a checkpoint or model folder, unchecked, without its tensors.
-
-    Raises:
-        CheckpointError: There is none, or it is no JSON object.
-    """
-    return _read_json(folder / CARD_FILE)
 
 
 def follow(pointer: Path) -> tuple[Path, dict[str, Any]]:
@@ -202,19 +193,11 @@ def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _load_tensors(path: Path, digest: object) -> dict[str, Tensor]:
     remedy = "Restore the checkpoint, or start the run anew without --resume."
     if not path.is_file():
         raise CheckpointError(f"checkpoint: {path} must exist, got no such file. {remedy}")
-    found = _digest(path)
+    found = sha256_of(path)
     if found != digest:
         raise CheckpointError(
             f"checkpoint: {path} must have SHA-256 {digest}, got {found}: it is damaged. {remedy}"

@@ -13,19 +13,18 @@ from typing import Any
 from vireid_fast._checks import sentence
 from vireid_fast._version import __version__
 from vireid_fast.config import Config, ConfigError, config_from_dict
+from vireid_fast.data.images import INTERPOLATIONS
 from vireid_fast.engine.checkpoint import (
     MODEL_FILE,
     Checkpoint,
     CheckpointError,
     save_checkpoint,
 )
+from vireid_fast.retrieval.protocol import METRICS
 from vireid_fast.retrieval.protocols import PROTOCOLS
 
 CARD_FORMAT = 1
 """Raised when a reader of older cards could misread newer ones."""
-
-INTERPOLATIONS = ("lanczos", "bicubic", "bilinear")
-METRICS = ("euclidean", "cosine", "dot")
 
 PARTS_NORMALISED = "L2 of each part"
 ROW_NORMALISED = "L2 of the row"
@@ -168,7 +167,7 @@ def card_from_json(values: Mapping[str, Any], file: Path) -> ModelCard:
         width=read.within("preprocessing").whole("width", 1, _MOST_PIXELS),
         mean=read.within("preprocessing").triple("mean"),
         std=read.within("preprocessing").triple("std", positive=True),
-        interpolation=read.within("preprocessing").choice("interpolation", INTERPOLATIONS),
+        interpolation=read.within("preprocessing").choice("interpolation", tuple(INTERPOLATIONS)),
     )
     return ModelCard(
         method=read.text("method", required=True),

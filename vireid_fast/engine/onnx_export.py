@@ -5,7 +5,6 @@ and deviation, the mirrored view and all normalisations of the method are inside
 treats the two modalities differently becomes two files: one input, one output, nothing to switch.
 """
 
-import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import require, require_choice, sentence
-from vireid_fast._files import atomic_write
+from vireid_fast._files import atomic_write, sha256_of
 from vireid_fast._version import __version__
 from vireid_fast.engine.method_setup import build_method
 from vireid_fast.engine.networks import NETWORK_BUILDERS, FeatureNetwork
@@ -246,7 +245,7 @@ def _card(
     return {
         "format": 1,
         "onnx": path.name,
-        "sha256": hashlib.sha256(written.read_bytes()).hexdigest(),
+        "sha256": sha256_of(written),
         **notes,
         "data": network.card.data,
         "num_identities": network.card.num_identities,

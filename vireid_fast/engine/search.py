@@ -18,9 +18,8 @@ from vireid_fast.data.images import ImageError
 from vireid_fast.engine.evaluation_files import read_feature_set, require_made_alike
 from vireid_fast.engine.extractor import Extractor
 from vireid_fast.engine.feature_writing import model_notes, unknown_people
-from vireid_fast.engine.model_card import METRICS
 from vireid_fast.retrieval.feature_set import MODALITY_NAMES, FeatureSet
-from vireid_fast.retrieval.protocol import Metric
+from vireid_fast.retrieval.protocol import METRICS, Metric
 from vireid_fast.retrieval.rerank import rerank_top_k
 from vireid_fast.retrieval.results import RerankParameters
 from vireid_fast.retrieval.search import search
@@ -167,7 +166,9 @@ def search_gallery(
         ImageError: A damaged query image, unless `skip_bad`.
     """
     top_k = positive_int("search", "--top-k", top_k)
-    require_choice("search", "--metric", metric, (None, *METRICS))
+    if metric is not None:
+        require_choice("search", "--metric", metric, METRICS)
+    require_choice("search", "--query-modality", query_modality, MODALITY_NAMES)
     require_choice("search", "--gallery-modality", gallery_modality, ("all", *MODALITY_NAMES))
     found_in = read_side(gallery)
     asked, skipped = _queries(query, extractor, found_in, query_modality, skip_bad=skip_bad)
@@ -223,7 +224,7 @@ def _queries(
     found = extractor.extract_path(query, modality=modality, skip_bad=skip_bad)
     require(
         len(found.paths) > 0, "search", "--query", "hold an image that can be read",
-        f"{len(found.bad)} damaged ones in {query}",
+        f"only damaged ones in {query}",
     )  # fmt: skip
     root = query if query.is_dir() else query.parent
     side = Side(
@@ -281,7 +282,8 @@ def _notes(
     silent = [str(side.source) for side in (query, gallery) if "checkpoint" not in side.notes]
     if silent:
         notes.append(
-            f"{' and '.join(silent)} does not say which model made the features; "
+            f"{' and '.join(silent)} {'do' if len(silent) > 1 else 'does'} not say which model "
+            "made the features; "
             "only their width was compared."
         )
     if rerank is not None and len(query.features) > 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vireid_fast._checks import require, require_choice, sentence
 from vireid_fast.data.table import name_some
-from vireid_fast.engine.checkpoint import CheckpointError
+from vireid_fast.engine.checkpoint import CARD_FILE, MODEL_FILE, CheckpointError
 from vireid_fast.engine.imports import FORMATS, CheckpointFormat, ImportOptions
 from vireid_fast.engine.imports.reading import PublishedCheckpoint, read_published
 from vireid_fast.engine.imports.settings import NetworkDescription, Shapes
@@ -115,7 +115,7 @@ def require_replaceable(out: Path) -> None:
     if out.is_dir():
         others = sorted(
             entry.name for entry in out.iterdir()
-            if entry.name not in ("card.json", "model.safetensors") and entry.name[0] != "."
+            if entry.name not in (CARD_FILE, MODEL_FILE) and entry.name[0] != "."
         )  # fmt: skip
         require(
             not others, _WHAT, "--out", "be new or a model folder",

@@ -5,7 +5,6 @@ pickle names. Published checkpoints also hold scores as numpy values; what build
 is answered with the stand-ins below, which keep a number or nothing, so numpy takes no part.
 """
 
-import hashlib
 import re
 import struct
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vireid_fast._checks import sentence
+from vireid_fast._files import sha256_of
 from vireid_fast.clip.checkpoint_files import is_torchscript
 from vireid_fast.data.table import name_some
 from vireid_fast.engine.checkpoint import WRAPPERS, CheckpointError
@@ -81,7 +81,7 @@ def read_published(path: Path) -> PublishedCheckpoint:
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return PublishedCheckpoint(path, tensors, numbers, _digest(path))
+    return PublishedCheckpoint(path, tensors, numbers, sha256_of(path))
 
 
 def _load(path: Path) -> Any:
@@ -155,15 +155,6 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
 
 def _is_number(key: object, value: object) -> bool:
     return isinstance(key, str) and type(value) in (int, float)
-
-
-def _digest(path: Path) -> str:
-    # hashlib.file_digest is of Python 3.11.
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class _DtypeStandIn:

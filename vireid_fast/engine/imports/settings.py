@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vireid_fast._checks import sentence
+from vireid_fast.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vireid_fast.engine.checkpoint import CARD_FILE, CheckpointError
 from vireid_fast.engine.model_card import ModelCard, Preprocessing
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 # No published network has a tenth of that; a card must not fill the memory.
 _MOST_PARAMETERS = 1_000_000_000
 # Sizes (H, W) that published re-identification networks are trained with.
