@@ -250,6 +250,28 @@ def test_hdf5_that_crashes_its_library_or_never_ends_is_an_error(tmp_path, monke
             read_features(path)
 
 
+def test_hdf5_is_read_where_only_this_process_knows_of_h5py(tmp_path, monkeypatch):
+    path = tmp_path / "f.h5"
+    write_features(path, make_arrays())
+    (tmp_path / "known.py").write_text("")
+    script = tmp_path / "inner" / "script.py"
+    script.parent.mkdir()
+    script.write_text(f"import known\n{h5_reading._SCRIPT.read_text(encoding='utf-8')}")
+    monkeypatch.setattr(h5_reading, "_SCRIPT", script)
+    with pytest.raises(ValueError, match="HDF5 crashes"):
+        read_features(path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert np.array_equal(read_features(path)["features"], make_arrays()["features"])
+
+
+@pytest.mark.parametrize("program", [None, "", "/absent/python"])
+def test_hdf5_without_a_python_to_start_is_refused(tmp_path, monkeypatch, program):
+    write_features(tmp_path / "f.h5", make_arrays())
+    monkeypatch.setattr(h5_reading.sys, "executable", program)
+    with pytest.raises(RuntimeError, match=r"sys\.executable must name Python's own program"):
+        read_features(tmp_path / "f.h5")
+
+
 def test_hdf5_without_h5py_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setattr(h5_reading.importlib.util, "find_spec", lambda name: None)
     expected = "h5py must be installed for .h5 files, got none. Run: pip install h5py"

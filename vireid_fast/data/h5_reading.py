@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -23,11 +24,16 @@ _BYTES_PER_SECOND = 5e6
 
 
 def require_h5py(what: str) -> None:
-    """Raise RuntimeError, with what to run, unless h5py is installed."""
+    """Raise RuntimeError, with what to do, unless h5py and Python's own program are there."""
     if importlib.util.find_spec("h5py") is None:
         raise RuntimeError(
             f"{what}: the package h5py must be installed for .h5 files, got none. "
             "Run: pip install h5py, or use .npz or .safetensors."
+        )
+    if not os.access(sys.executable or "", os.X_OK):
+        raise RuntimeError(
+            f"{what}: sys.executable must name Python's own program for .h5 files, which are read "
+            f"in a process of their own, got {sys.executable!r}. Use .npz or .safetensors."
         )
 
 
@@ -41,9 +47,12 @@ def read_h5(
     """
     command = [sys.executable, str(_SCRIPT), str(path), json.dumps(list(keys))]
     limit = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
+    # What this process imports from, however it came to know of it.
+    paths = os.pathsep.join(path for path in sys.path if path)
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as process:  # fmt: skip
         watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
         try:
