@@ -99,6 +99,15 @@ def test_it_runs_on_the_references(pure_wheel, tmp_path):
     ]
 
 
+def test_pip_installs_the_unpacked_sources(unpacked, no_compiler, tmp_path):
+    target = tmp_path / "site"
+    run(sys.executable, "-m", "pip", "install", "--no-build-isolation", ".", "--no-deps",
+        "--quiet", "--target", target, cwd=unpacked, env=no_compiler)  # fmt: skip
+    place = f"{TORCH_ONLY}; print(v.__version__, v.__file__)"
+    found = run(sys.executable, "-c", place, cwd=tmp_path, env={"PYTHONPATH": str(target)})
+    assert found.split() == [VERSION, str(target / "vireid_fast" / "__init__.py")]
+
+
 def test_auto_without_a_compiler_says_so(unpacked, no_compiler):
     told = _setup_name(unpacked, no_compiler | {"VIREID_BUILD": "auto"})
     assert told.returncode == 0 and "g++ not found, so no kernels are built" in told.stderr
