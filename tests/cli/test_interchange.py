@@ -69,6 +69,8 @@ def test_convert_features(vireid, write, tmp_path):
     write_published("csdn", tmp_path / "model.pth")
     told = vireid.error("convert", tmp_path / "model.pth", "--out", tmp_path / "x.npz")
     assert "must be a feature file" in told
+    told = vireid.error("convert", source, "--out", tmp_path / "features.txt")
+    assert "path suffix must be one of ['.npz', '.safetensors', '.h5'], got '.txt'" in told
 
 
 class _Hostile:

@@ -93,7 +93,8 @@ def test_report_of_feature_files(vireid, pair, write, tmp_path):
 def test_bad_input_is_refused_before_anything_is_computed(vireid, run, pair, tmp_path):
     for options, expected in (
         ((), "source must be a run, or --features, or --query with --gallery, got none"),
-        ((tmp_path / "none",), "must hold config.yaml"),
+        ((tmp_path / "none",), "must hold config.yaml, got no such file and no such folder"),
+        ((tmp_path,), r"must hold config.yaml, got no such file\. Give the folder"),
         ((run, "--out", tmp_path / "x.npz"), r"x\.npz must end in \.html, got '\.npz'"),
         ((run, "--out", tmp_path), "must end in .html"),
         ((run, "--map", "umap"), "map must be one of"),

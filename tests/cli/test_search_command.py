@@ -128,7 +128,8 @@ def test_bad_options_of_search(vireid, pristine_run, gallery, photos, tmp_path):
         ((*run, "--images", tmp_path), "--images must come with --format page"),
         ((*run, "--rerank", "1,2"), "search: --rerank must be k1,k2,lambda, got '1,2'"),
         ((*run, "--top-k", 0), "--top-k must be at least 1, got 0"),
-        ((*run, "--query-modality", "thermal"), "modality must be one of ['visible', 'infrared']"),
+        ((*run, "--query-modality", "ir"), "--query-modality must be one of ['visible', "),
+        ((*run, "--metric", "l1"), "--metric must be one of ['euclidean', 'cosine', 'dot']"),
         ((*run, "--checkpoint", "last"), "--checkpoint must be one of ['best', 'latest']"),
         (("--model", "org/model"), "path must be a folder on this machine, got 'org/model'"),
     ):

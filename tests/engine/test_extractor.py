@@ -97,6 +97,12 @@ def test_kinds_of_images_give_the_same_features(extractor, photos):
     )
 
 
+def test_a_notebook_shows_what_it_is(extractor, run):
+    shown = repr(extractor)
+    assert shown.startswith("Extractor(csdn, RN-small, images of 64 x 32, features of ")
+    assert f"{extractor.feature_width}, cpu, {run.path}" in shown
+
+
 def test_modality_of_each_and_nothing_at_all(extractor, photos):
     files = [photos / "b.jpg", photos / "A.JPG", photos / "b.jpg"]
     words = ("visible", "infrared", "infrared")

@@ -98,6 +98,8 @@ def test_features_of_other_widths_and_dtypes(files):
     assert halves.lists == search_gallery(files / "g.npz", files / "q.npz").lists
     assert halves.notes == (f"{files / 'half.npz'} does not say which model made the features; "
                             "only their width was compared.",)  # fmt: skip
+    both = search_gallery(files / "half.npz", files / "half.npz").notes
+    assert both[0].startswith(f"{files / 'half.npz'} and {files / 'half.npz'} do not say which")
     wide = _arrays(3, 1, features=np.ones((3, 6), np.float32))
     write_features(files / "wide.npz", wide)
     with pytest.raises(ValueError, match=r"wide\.npz: features must have the width 4 of .*q\.npz"):

@@ -8,7 +8,6 @@ import typer
 from vireid_fast.cli.app import app
 from vireid_fast.cli.options import (
     DeviceOption,
-    MetricOption,
     ModelOption,
     RerankOption,
     SkipOption,
@@ -35,7 +34,9 @@ def search(
         str, typer.Option(help="visible or infrared, to search these images alone; all.")
     ] = "all",
     top_k: Annotated[int, typer.Option(help="Length of the lists.")] = 10,
-    metric: MetricOption = None,
+    metric: Annotated[
+        str | None, typer.Option(help="euclidean, cosine or dot; the gallery's own otherwise.")
+    ] = None,
     rerank: RerankOption = None,
     format: Annotated[str, typer.Option(help="table, json or page.")] = "table",
     out: Annotated[

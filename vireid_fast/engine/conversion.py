@@ -54,7 +54,7 @@ def convert(
     require(source.resolve() != out.resolve(), _WHAT, "--out", "differ from the source", out)
     if source.is_dir():
         return _slim(source, out, options, which)
-    if out.suffix in FEATURE_FORMATS:
+    if out.suffix in FEATURE_FORMATS or source.suffix in (".npz", ".h5"):
         return _convert_features(source, out)
     imported = convert_checkpoint(source, out, format_name, options)
     return describe_import(imported)

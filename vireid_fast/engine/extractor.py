@@ -94,6 +94,14 @@ class Extractor:
         """
         return cls(open_run_network(RunFolder.open(Path(path)), which, device))
 
+    def __repr__(self) -> str:
+        card, kind = self.card, "clips" if self.video else "images"
+        size = " x ".join(map(str, self.network.size))
+        return (
+            f"Extractor({card.method}, {card.architecture}, {kind} of {size}, "
+            f"features of {card.feature_width}, {self.network.device}, {self.network.source})"
+        )
+
     @property
     def card(self) -> ModelCard:
         """What the network is."""

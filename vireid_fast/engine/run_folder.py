@@ -106,8 +106,9 @@ class RunFolder:
                 "Give the folder that `vireid train --run` wrote.")  # fmt: skip
         run = cls(path)
         if not run.config_file.is_file():
+            got = "no such file" if path.is_dir() else "no such file and no such folder"
             raise ValueError(
-                f"run: {path} must hold config.yaml, got no such file. "
+                f"run: {path} must hold config.yaml, got {got}. "
                 "Give the folder that `vireid train --run` wrote."
             )
         return run
