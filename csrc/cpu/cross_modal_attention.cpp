@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
@@ -14,6 +13,7 @@
 
 #include "../checks.h"
 #include "attention_kernels.h"
+#include "bytes.h"
 #include "kernels.h"
 
 namespace vireid_fast {
@@ -174,7 +174,7 @@ void check_inputs(const char* op, const Tensor& query, const Tensor& key, const 
 void zero_rows(const Tensor& tensor, const std::vector<int64_t>& rows) {
   const int64_t bytes = tensor.size(1) * tensor.size(2) * tensor.element_size();
   char* data = static_cast<char*>(tensor.mutable_data_ptr());
-  for (const int64_t row : rows) std::memset(data + row * bytes, 0, bytes);
+  for (const int64_t row : rows) clear_bytes(data + row * bytes, bytes);
 }
 
 // Some queries of one sequence and head, against all of its keys.

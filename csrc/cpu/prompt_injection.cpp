@@ -2,9 +2,9 @@
 // there, with positions and layer normalisation. Every output row is the sum of a few rows.
 #include <torch/csrc/stable/library.h>
 
-#include <cstring>
 #include <tuple>
 
+#include "bytes.h"
 #include "tensor_rows.h"
 #include "token_layout.h"
 
@@ -121,10 +121,10 @@ class Normalization {
 
     // Rows that are equal to those from `source` on.
     void copy(int64_t source, int64_t target, int64_t count) {
-      std::memcpy(all_.normalized_.out(target).data, all_.normalized_[source].data,
+      copy_bytes(all_.normalized_.out(target).data, all_.normalized_[source].data,
                   count * all_.normalized_.stride);
-      std::memcpy(all_.mean_ + target, all_.mean_ + source, count * sizeof(S));
-      std::memcpy(all_.rstd_ + target, all_.rstd_ + source, count * sizeof(S));
+      copy_bytes(all_.mean_ + target, all_.mean_ + source, count * sizeof(S));
+      copy_bytes(all_.rstd_ + target, all_.rstd_ + source, count * sizeof(S));
     }
 
    private:
@@ -167,7 +167,7 @@ void assemble(const Assembly& assembly, int64_t batch, int64_t width, const Rows
       // No more than a task at once, so that normalisation finds the rows in the cache.
       tokens = std::min({span.tokens, end - r, task});
       if (r >= length && span.constant) {
-        std::memcpy(out.out(r).data, out[r % length].data, tokens * out.stride);
+        copy_bytes(out.out(r).data, out[r % length].data, tokens * out.stride);
         worker.copy(r % length, r, tokens);
       } else {
         const int64_t count = assembly.rows_of(r / length, r % length, rows.data());

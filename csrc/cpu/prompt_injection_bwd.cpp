@@ -2,10 +2,10 @@
 // used it, in their order, after the gradient has passed through the layer normalisation.
 #include <torch/csrc/stable/library.h>
 
-#include <cstring>
 #include <tuple>
 #include <utility>
 
+#include "bytes.h"
 #include "tensor_rows.h"
 #include "token_layout.h"
 
@@ -52,7 +52,7 @@ std::pair<std::vector<S>, std::vector<S>> normalize_bwd(
       const int64_t part = r / kRowsPerPartial * stride;
       normalize_row_bwd(norm, row, row_grad, statistics[r], statistics[rows + r], sum,
                         &weight_parts[part], &bias_parts[part]);
-      std::memcpy(total.data + r * total.stride, sum, total.stride);
+      copy_bytes(total.data + r * total.stride, sum, total.stride);
     }
   });
   return {column_sums(weight_parts, parts, stride, norm.width),
@@ -108,7 +108,7 @@ void reduce(const Rows& total, int64_t length, int64_t width, const ItemClasses&
         const auto head = groups.offsets.begin();
         const int64_t next = std::upper_bound(head + label, groups.offsets.end(), last) - head - 1;
         tokens = std::min(end, next * slots) - r;
-        std::memset(out.out(r).data, 0, tokens * out.stride);
+        clear_bytes(out.out(r).data, tokens * out.stride);
         continue;
       }
       rows.clear();

@@ -127,6 +127,8 @@ inline void add_two_rows(const float* a, const float* b, int64_t width, float* o
 }
 
 void sum_rows(const Row* rows, int64_t count, int64_t width, OutRow out) {
+  // Rows without elements have null pointers, which nothing may be copied to, not even no bytes.
+  if (width == 0) return;
   if (count == 1 && rows[0].storage == out.storage) {
     __builtin_memcpy(out.data, rows[0].data, width * size_of(out.storage));
   } else if (count == 2 && out.storage == Storage::kFloat && rows[0].storage == Storage::kFloat &&
