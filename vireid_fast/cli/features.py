@@ -49,79 +49,16 @@ def extract(
     ] = None,
 ) -> None:
     """Write features as a file: of a split of a run's data set, or of images of your own."""
-    from vireid_fast._checks import require, require_choice, sentence
-    from vireid_fast.data.feature_files import require_target
-    from vireid_fast.engine.extractor import open_extractor
-    from vireid_fast.engine.feature_writing import DTYPES, extract_images
-    from vireid_fast.engine.run_folder import RunFolder
-    from vireid_fast.engine.workflow import extract_run
+    from vireid_fast.engine import feature_sources
 
-    require_choice("extract", "--checkpoint", checkpoint, ("best", "latest"))
-    require_choice("extract", "--dtype", dtype, DTYPES)
-    if out is not None:
-        require_target(out)
-    if images is not None or run is not None:
-        ours = {"--data": data, "--data-root": data_root}
-        extra = ", ".join(option for option, value in ours.items() if value is not None)
-        require(not extra, "extract", extra, "come with --model alone", "--run or --images too")
-    if images is None and run is None and model is not None:
-        require(modality is None, "extract", "--modality", "come with --images", modality)
-        path, rows, width = _extract_split(
-            model, data, data_root, data_split, split or "test", out, dtype, skip_bad_images,
-            device or "cpu",
-        )  # fmt: skip
-    elif images is None:
-        if run is None or model is not None:
-            raise ValueError(sentence(
-                "extract", "--run", "be given alone where --images is not",
-                "none" if run is None else f"--model {model} too"))  # fmt: skip
-        unused = {"--modality": modality, "--device": device}
-        given = [name for name, value in unused.items() if value is not None]
-        require(not given, "extract", ", ".join(given), "come with --images", "none")
-        path, extraction = extract_run(
-            RunFolder.open(run), split or "test", out=out, which=checkpoint, dtype=dtype,
-            skip_bad=skip_bad_images,
-        )  # fmt: skip
-        rows, width = extraction.features.features.shape
-    else:
-        require(split is None, "extract", "--split", "come without --images", split)
-        if out is None:
-            raise ValueError(
-                sentence("extract", "--out", "name the feature file of --images", "none")
-            )
-        if modality is None:
-            raise ValueError(sentence("extract", "--modality",
-                                      "be visible or infrared with --images", "none"))  # fmt: skip
-        extractor = open_extractor("extract", run, model, checkpoint, device or "cpu")
-        if extractor is None:
-            raise ValueError(sentence("extract", "--run or --model", "name the model", "neither"))
-        found = extract_images(
-            extractor, images, modality, out, dtype=dtype, skip_bad=skip_bad_images
+    path, rows, width = feature_sources.extract(
+        feature_sources.Request(
+            run=run, model=model, split=split, images=images, modality=modality, out=out,
+            data=data, data_root=data_root, data_split=data_split, dtype=dtype,
+            checkpoint=checkpoint, skip_bad=skip_bad_images, device=device,
         )
-        path, (rows, width) = out, found.features.shape
+    )  # fmt: skip
     say(f"features: {path}  {rows} images, width {width}")
-
-
-def _extract_split(
-    model: Path, name: str | None, root: Path | None, number: int, split: str,
-    out: Path | None, dtype: str, skip_bad: bool, device: str,
-) -> tuple[Path, int, int]:  # fmt: skip
-    """A split of a data set, with a model folder."""
-    from vireid_fast._checks import sentence
-    from vireid_fast.config.common import DataConfig
-    from vireid_fast.engine.model_features import extract_split
-    from vireid_fast.engine.networks import open_network
-
-    if name is None or root is None or out is None:
-        got = {"--data": name, "--data-root": root, "--out": out}
-        absent = ", ".join(option for option, value in got.items() if value is None)
-        raise ValueError(sentence(
-            "extract", "--data, --data-root and --out", "be given with --model, or --images",
-            f"no {absent}"))  # fmt: skip
-    data = DataConfig(name=name, root=str(root), split=number, skip_bad_images=skip_bad)
-    extraction = extract_split(open_network(model, device), data, split, out, dtype=dtype)
-    rows, width = extraction.features.features.shape
-    return out, rows, width
 
 
 RunsOption = Annotated[
