@@ -1,6 +1,5 @@
 """Commands on features: `vireid extract`, `vireid eval`, `vireid rerank`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from vireid_fast.cli.options import (
     RerankOption,
     ShotsOption,
     SkipOption,
+    is_first_process,
     say,
     show_results,
 )
@@ -128,7 +128,7 @@ def evaluate(
     }  # fmt: skip
     results = evaluate_files(query, gallery, features, **settings)
     show_results(results, json_file, together=together)
-    if page is not None and os.environ.get("RANK", "0") == "0":
+    if page is not None and is_first_process():
         written = write_features_page(query, gallery, features, out=page, **settings)
         say(f"report: {written}")
 

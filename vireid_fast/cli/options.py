@@ -106,6 +106,11 @@ def resumable(command: str, run: Path, options: str = "--resume") -> Iterator[No
         raise
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def once_per_machine() -> Iterator[None]:
     """torchrun starts equal processes; what is wrong before they meet, the first one tells."""
@@ -119,7 +124,7 @@ def once_per_machine() -> Iterator[None]:
 
 def show_results(results: dict[str, Any], path: Path | None, *, together: bool = False) -> None:
     """Print results as tables, and write them as JSON if `path` says where."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     from vireid_fast._files import atomic_write
     from vireid_fast.engine.evaluation_files import results_json

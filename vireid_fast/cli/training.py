@@ -1,6 +1,5 @@
 """Commands that train: `vireid pretrain`, `vireid train`."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from vireid_fast.cli.options import (
     RunOption,
     SkipOption,
     configuration,
+    is_first_process,
     once_per_machine,
     resumable,
     say,
@@ -64,5 +64,5 @@ def train(
         chosen = configuration(source, overrides, data_root, skip_bad_images)
     with resumable("train", run):
         result = work(chosen, run, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         say(f"run: {result.path}  next: vireid eval --run {result.path}")

@@ -89,6 +89,10 @@ class TrackletTable:
         chosen[self.frames.rows(split, modality=modality, cameras=cameras)] = True
         return np.flatnonzero(chosen[self.start])
 
+    def middle_frames(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of `frames` by which tracklets are named and shown. Shape (m,), int64."""
+        return self.start[rows] + self.length[rows] // 2
+
     def frame_rows(self, tracklet: int) -> np.ndarray:
         """Rows of `frames` of one tracklet, in time. Shape (length,), int64."""
         first = int(self.start[tracklet])

@@ -73,8 +73,7 @@ def write_extraction(
 def row_paths(table: ImageTable | TrackletTable, rows: np.ndarray) -> list[str]:
     """Image of each row, relative to the root of the table; of a tracklet its middle frame."""
     if isinstance(table, TrackletTable):
-        middle = table.start[rows] + table.length[rows] // 2
-        return [table.frames.paths[row] for row in middle.tolist()]
+        return [table.frames.paths[row] for row in table.middle_frames(rows).tolist()]
     return [table.paths[row] for row in rows.tolist()]
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from vireid_fast.report.charts import shape
 from vireid_fast.report.content import FeatureMap
+from vireid_fast.retrieval.feature_set import MODALITY_NAMES
 
 SIZE, MARGIN = 620, 14
-NAMES = {0: "visible", 1: "infrared"}
+NAMES = dict(enumerate(MODALITY_NAMES))
 UNKNOWN = "unknown"
 SHAPES = {"visible": "circle", "infrared": "triangle", UNKNOWN: "square"}
 HUES = 10

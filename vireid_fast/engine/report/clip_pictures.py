@@ -17,10 +17,10 @@ from vireid_fast.engine.report.overlays import LEGEND, marked, overlay, plain, s
 from vireid_fast.models import LSMRL
 from vireid_fast.nn.clip_layouts import ClipGrid, ClipLayout, GroupedLayout, ShiftedLayout
 from vireid_fast.report.content import MethodPicture, Picture
+from vireid_fast.retrieval.feature_set import MODALITY_NAMES
 
 # Heights of the places that ask: about head, trunk and legs of a standing person.
 _PLACES = (("upper", 1 / 6), ("middle", 1 / 2), ("lower", 5 / 6))
-_NAMES = ("visible", "infrared")
 
 
 def clip_pictures(
@@ -108,7 +108,7 @@ def _without_interaction(
     maps = weights[:, 1:].unflatten(1, grid).cpu().numpy()
     pictures = [
         overlay(clip[frames // 2], own, f"what the other clip's class token reads of the {name}")
-        for clip, own, name in zip(pixels, maps, _NAMES, strict=True)
+        for clip, own, name in zip(pixels, maps, MODALITY_NAMES, strict=True)
     ]
     caption = (
         "This model has no cross-modal interaction. What the class token of each clip reads of the "
@@ -128,7 +128,7 @@ def _within(
     parts = layout.groups if isinstance(layout, GroupedLayout) else 1
     pictures: list[Picture] = [
         strip(list(clip), own, parts, f"the frames of the {name} clip under their maps")
-        for clip, own, name in zip(pixels, maps, _NAMES, strict=True)
+        for clip, own, name in zip(pixels, maps, MODALITY_NAMES, strict=True)
     ]
     if isinstance(layout, GroupedLayout):
         title = f"Attention within {parts} parts"

@@ -10,7 +10,7 @@ import numpy as np
 from vireid_fast._version import __version__
 from vireid_fast.config import Config
 from vireid_fast.data.tracklets import TrackletTable
-from vireid_fast.engine.checkpoint import CheckpointError, follow
+from vireid_fast.engine.checkpoint import follow
 from vireid_fast.engine.data_setup import Table
 from vireid_fast.engine.run_folder import RunFolder
 from vireid_fast.retrieval.protocol import Protocol
@@ -61,10 +61,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(run: RunFolder) -> str:
-    try:
-        folder, facts = follow(run.best)
-    except CheckpointError:
-        return ""
+    folder, facts = follow(run.best)
     words = folder.name
     if "stage" in facts and "epoch" in facts:
         words = f"{facts['stage']} epoch {facts['epoch']}"

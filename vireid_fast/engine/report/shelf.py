@@ -69,16 +69,12 @@ def table_shelf(table: ImageTable | TrackletTable, rows: np.ndarray, features: F
     """
     if isinstance(table, TrackletTable):
         frames = table.frames
-
-        def middle(row: int) -> int:
-            own = int(rows[row])
-            return int(table.start[own]) + int(table.length[own]) // 2
-
-        def name(row: int) -> str:
-            length = int(table.length[rows[row]])
-            return f"{frames.paths[middle(row)]} ({length} frames)"
-
-        return Shelf(features, name, lambda row: frames.file(middle(row)))
+        middle, length = table.middle_frames(rows).tolist(), table.length[rows].tolist()
+        return Shelf(
+            features,
+            lambda row: f"{frames.paths[middle[row]]} ({length[row]} frames)",
+            lambda row: frames.file(middle[row]),
+        )
     return Shelf(
         features, lambda row: table.paths[rows[row]], lambda row: table.file(int(rows[row]))
     )
