@@ -125,6 +125,7 @@ def test_clip_reid_with_a_fixed_number_of_images(tmp_path):
     options = ImportOptions(size=SIZE, camera="mean")
     network = _imported("clip-reid-vit", tmp_path, options, cameras=4, places=10)
     (file,) = export_onnx(network, tmp_path / "two.onnx", batch=2, opset=20)
+    assert file.card["input"].startswith("images: float32 (2, 3, ")
     _require_equal(file.path, network, "visible", counts=(2,))
     model = onnx.load(file.path)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2

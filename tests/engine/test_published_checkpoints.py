@@ -282,15 +282,22 @@ def _write(tmp_path, state):
     return path
 
 
+def test_an_image_is_no_checkpoint(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(CheckpointError, match=r"photo\.jpg must hold tensors .* got no checkpoint"):
+        import_checkpoint(path)
+
+
 def test_missing_unknown_misshaped_and_nan_tensors_are_named(tmp_path):
     state = csdn_state()
     del state["classifier2.BN.weight"]
     state["classifier.BN.bias"] = torch.zeros(3)
     state["attnpool.q_proj.bias"][0] = torch.nan
-    with pytest.raises(CheckpointError, match="hold the weights of a csdn network") as error:
+    with pytest.raises(CheckpointError, match="hold the weights of csdn, got missing") as error:
         import_checkpoint(_write(tmp_path, state))
     for part in ("missing classifier2.BN.weight", "misshaped classifier.BN.bias (3,) instead of "
-                 "(128,)", "not finite numbers attnpool.q_proj.bias"):  # fmt: skip
+                 "(128,)", "not finite attnpool.q_proj.bias"):  # fmt: skip
         assert part in str(error.value)
 
     state = agw_state()

@@ -214,12 +214,13 @@ def _notes(
     """What a user of the file must know; also inside the file, as text."""
     card = network.card
     height, width = network.size
+    rows = batch or "N"
     return {
         "method": card.method,
         "architecture": card.architecture,
         "modality": modality,
-        "input": f"{INPUT}: float32 (N, 3, {height}, {width}), RGB in 0..1",
-        "output": f"{OUTPUT}: float32 (N, {card.feature_width})",
+        "input": f"{INPUT}: float32 ({rows}, 3, {height}, {width}), RGB in 0..1",
+        "output": f"{OUTPUT}: float32 ({rows}, {card.feature_width})",
         "height": height,
         "width": width,
         "interpolation": card.preprocessing.interpolation,

@@ -210,13 +210,13 @@ def _take(
     problems = [
         f"{title} {name_some(names, 8)}"
         for title, names in (("missing", missing), ("misshaped", shapes),
-                             ("not finite numbers", values))
+                             ("not finite", values))
         if names
     ]  # fmt: skip
     if problems:
         raise CheckpointError(
             sentence(f"{_WHAT}: {published.path}", "the state dict",
-                     f"hold the weights of a {kind.name} network", "; ".join(problems),
+                     f"hold the weights of {kind.name}", "; ".join(problems),
                      "Is it whole, and of this format?")
         )  # fmt: skip
     return tensors

@@ -102,9 +102,11 @@ def _load(path: Path) -> Any:
     except Exception as error:
         found = _FORBIDDEN.search(str(error))
         if found is not None:
+            # Of foreign bytes, such as an image's, the first one is no instruction.
+            kind = "no checkpoint, or " if "operand" in found[0] else ""
             raise CheckpointError(
                 sentence("convert", str(path), "hold tensors and plain values alone",
-                         f"a pickle that asks for code ({found[0]}); nothing of it was run",
+                         f"{kind}a pickle that asks for code ({found[0]}); nothing of it was run",
                          "Save model.state_dict() in the program it comes from, or as safetensors.")
             ) from error  # fmt: skip
         line = (str(error).splitlines() or [""])[0].split(". ")[0][:200]
