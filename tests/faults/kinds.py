@@ -4,7 +4,6 @@ A reader returns a digest of all that it read. Where a checksum protects the fil
 the digest of the whole file is right; elsewhere the reader asserts that what it read fits together.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from data_kinds import layout, write_images, write_parquet, write_permutations
+from digests import digest
 from torch import Tensor, nn
 
 from vireid_fast.data.synthetic import write_layout
@@ -26,7 +26,7 @@ class Kind:
 
     Attributes:
         write: Writes whole files into an empty folder.
-        read: Name of the function below that reads the folder.
+        read: "module:function" that reads the folder.
         targets: Patterns of the files to damage.
         text: Whether these are texts.
         exact: Whether only the content of the whole file is a right result.
@@ -39,17 +39,6 @@ class Kind:
     text: bool = False
     exact: bool = False
     cost: int = 1
-
-
-def digest(*values: object) -> str:
-    """Short digest of arrays, tensors and plain values."""
-    state = hashlib.sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            value = value.detach().contiguous().view(torch.uint8).numpy() if value.dim() else value
-        state.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-        state.update(b"|")
-    return state.hexdigest()[:16]
 
 
 # Checkpoints.
@@ -134,121 +123,6 @@ def read_feature_file(folder: Path) -> str:
     assert all(isinstance(n, str) and isinstance(v, str) for n, v in metadata.items())
     assert all(array.dtype.kind in "iufbc" for array in arrays.values())
     return digest(sorted(metadata.items()), *(arrays[name] for name in sorted(arrays)))
-
-
-# Data sets.
-
-
-def _layout(name: str, **options: object) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        write_layout(name, folder, identities=4, size=(32, 16), seed=3, **options)
-        # Readers look at names alone, so that images need no content here.
-        for file in folder.rglob("*"):
-            if file.suffix in (".jpg", ".png", ".bmp"):
-                file.write_bytes(b"")
-
-    return write
-
-
-def write_manifest(folder: Path) -> None:
-    _layout("manifest")(folder)
-    text = (folder / "manifest.csv").read_text(encoding="utf-8")
-    (folder / "manifest.csv").write_text(text.replace("\n", "\n", 1), encoding="utf-8")
-
-
-def write_parquet(folder: Path) -> None:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    _layout("manifest")(folder)
-    table = pyarrow.csv.read_csv(folder / "manifest.csv")
-    pyarrow.parquet.write_table(table, folder / "manifest.parquet")
-    (folder / "manifest.csv").unlink()
-
-
-def _read_dataset(folder: Path, name: str) -> str:
-    from vireid_fast.data.datasets import DATASETS
-    from vireid_fast.data.tracklets import TrackletTable
-
-    table = DATASETS[name].read(folder)
-    images = table.frames if isinstance(table, TrackletTable) else table
-    root = folder.resolve()
-    assert all((root / path).resolve().is_relative_to(root) for path in images.paths)
-    assert all((root / path).is_file() for path in images.paths)
-    columns = (images.person_ids, images.camera_ids, images.modality, images.image_indices)
-    assert all(column.shape == (len(images),) for column in columns)
-    return digest(images.paths, *columns)
-
-
-def read_regdb(folder: Path) -> str:
-    return _read_dataset(folder, "regdb")
-
-
-def read_llcm(folder: Path) -> str:
-    return _read_dataset(folder, "llcm")
-
-
-def read_sysu(folder: Path) -> str:
-    return _read_dataset(folder, "sysu_mm01")
-
-
-def read_vcm(folder: Path) -> str:
-    return _read_dataset(folder, "hitsz_vcm")
-
-
-def read_bupt(folder: Path) -> str:
-    return _read_dataset(folder, "bupt_campus")
-
-
-def read_manifest(folder: Path) -> str:
-    return _read_dataset(folder, "manifest")
-
-
-def write_permutations(folder: Path) -> None:
-    write_layout("sysu_mm01", folder / "set", identities=4, size=(32, 16), seed=3)
-    (folder / "set" / "exp" / "rand_perm_cam.mat").rename(folder / "rand_perm_cam.mat")
-    shutil.rmtree(folder / "set")
-
-
-def read_permutations(folder: Path) -> str:
-    from vireid_fast.data.permutations import read_permutations as read
-
-    found = read(folder / "rand_perm_cam.mat")
-    for order in found.values():
-        assert (np.sort(order, axis=1) == np.arange(1, order.shape[1] + 1)).all()
-    return digest(sorted(found), *(found[key] for key in sorted(found)))
-
-
-# Images.
-
-
-def write_images(folder: Path) -> None:
-    generator = np.random.default_rng(0)
-    smooth = generator.integers(0, 255, (6, 4, 3), np.uint8)
-    picture = Image.fromarray(smooth).resize((24, 48), Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[0x010E] = "a person"
-    exif[0x0112] = 6
-    picture.save(folder / "a.jpg", exif=exif, icc_profile=b"\0" * 132)
-    picture.save(folder / "progressive.jpg", progressive=True)
-    picture.save(folder / "b.png")
-    picture.convert("I").point(lambda v: v * 256).convert("I;16").save(folder / "deep.png")
-    picture.convert("P").save(folder / "palette.png", transparency=0)
-    picture.save(folder / "c.bmp")
-    picture.save(folder / "d.tif", compression="tiff_lzw")
-    picture.save(folder / "e.webp")
-    picture.save(folder / "f.gif", save_all=True, append_images=[picture.rotate(180)])
-
-
-def read_images(folder: Path) -> str:
-    """All images, so that the damaged one is among them."""
-    from vireid_fast.data.images import load_image
-
-    images = [load_image(file) for file in sorted(folder.iterdir())]
-    for image in images:
-        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        assert image.size > 0
-    return digest(*images)
 
 
 # Configurations.
@@ -430,32 +304,34 @@ def write_cache(folder: Path) -> None:
 
 KINDS = {
     "checkpoints": Kind(
-        write_checkpoint, "read_checkpoint",
+        write_checkpoint, "kinds:read_checkpoint",
         ("checkpoints/latest.json", "checkpoints/best.json", "checkpoints/*0002/*"), exact=True,
     ),
-    "npz features": Kind(write_npz, "read_feature_file", ("*.npz",), exact=True),
+    "npz features": Kind(write_npz, "kinds:read_feature_file", ("*.npz",), exact=True),
     "safetensors features": Kind(
-        write_feature_tensors, "read_feature_file", ("*.safetensors",), exact=True
+        write_feature_tensors, "kinds:read_feature_file", ("*.safetensors",), exact=True
     ),
-    "HDF5 features": Kind(write_h5, "read_feature_file", ("*.h5",), cost=20),
-    "metrics logs": Kind(write_metrics, "read_metrics", ("*.jsonl",), text=True),
-    "model folders": Kind(write_model_folder, "read_model_folder", ("model/*",), exact=True),
-    "published checkpoints": Kind(write_published, "read_published", ("*.t",)),
-    "tokenizers": Kind(write_tokenizer, "read_tokenizer", ("*.json",)),
-    "manifests in CSV": Kind(write_manifest, "read_manifest", ("*.csv",), text=True),
-    "manifests in Parquet": Kind(write_parquet, "read_manifest", ("*.parquet",)),
-    "configurations": Kind(write_config, "read_config", ("*.yaml",), text=True),
-    "images": Kind(write_images, "read_images", ("*",)),
-    "permutations": Kind(write_permutations, "read_permutations", ("*.mat",)),
-    "torch weights": Kind(write_weights_zip, "read_weights", ("*.pt",)),
-    "old torch weights": Kind(write_weights_legacy, "read_weights", ("*.pt",)),
-    "safetensors weights": Kind(write_weights_tensors, "read_weights", ("*.*",)),
-    "caches": Kind(write_cache, "read_cache", ("cache/images*",), exact=True),
-    "RegDB lists": Kind(_layout("regdb"), "read_regdb", ("idx/*_1.txt",), text=True),
-    "LLCM lists": Kind(_layout("llcm"), "read_llcm", ("idx/*.txt",), text=True),
-    "SYSU-MM01 lists": Kind(_layout("sysu_mm01"), "read_sysu", ("exp/train_id.txt",), text=True),
-    "HITSZ-VCM lists": Kind(_layout("hitsz_vcm"), "read_vcm", ("info/*.txt",), text=True),
+    "HDF5 features": Kind(write_h5, "kinds:read_feature_file", ("*.h5",), cost=20),
+    "metrics logs": Kind(write_metrics, "kinds:read_metrics", ("*.jsonl",), text=True),
+    "model folders": Kind(write_model_folder, "kinds:read_model_folder", ("model/*",), exact=True),
+    "published checkpoints": Kind(write_published, "kinds:read_published", ("*.t",)),
+    "tokenizers": Kind(write_tokenizer, "kinds:read_tokenizer", ("*.json",)),
+    "manifests in CSV": Kind(layout("manifest"), "data_kinds:read_manifest", ("*.csv",), text=True),
+    "manifests in Parquet": Kind(write_parquet, "data_kinds:read_manifest", ("*.parquet",)),
+    "configurations": Kind(write_config, "kinds:read_config", ("*.yaml",), text=True),
+    "images": Kind(write_images, "data_kinds:read_images", ("*",)),
+    "permutations": Kind(write_permutations, "data_kinds:read_permutations", ("*.mat",)),
+    "torch weights": Kind(write_weights_zip, "kinds:read_weights", ("*.pt",)),
+    "old torch weights": Kind(write_weights_legacy, "kinds:read_weights", ("*.pt",)),
+    "safetensors weights": Kind(write_weights_tensors, "kinds:read_weights", ("*.*",)),
+    "caches": Kind(write_cache, "kinds:read_cache", ("cache/images*",), exact=True),
+    "RegDB lists": Kind(layout("regdb"), "data_kinds:read_regdb", ("idx/*_1.txt",), text=True),
+    "LLCM lists": Kind(layout("llcm"), "data_kinds:read_llcm", ("idx/*.txt",), text=True),
+    "SYSU-MM01 lists": Kind(
+        layout("sysu_mm01"), "data_kinds:read_sysu", ("exp/train_id.txt",), text=True
+    ),
+    "HITSZ-VCM lists": Kind(layout("hitsz_vcm"), "data_kinds:read_vcm", ("info/*.txt",), text=True),
     "BUPTCampus lists": Kind(
-        _layout("bupt_campus"), "read_bupt", ("data_paths.json", "*.txt"), text=True
+        layout("bupt_campus"), "data_kinds:read_bupt", ("data_paths.json", "*.txt"), text=True
     ),
 }  # fmt: skip

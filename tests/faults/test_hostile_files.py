@@ -41,7 +41,7 @@ def test_hostile_files_are_refused(case, tmp_path, count):
     folder.mkdir()
     kind.write(folder)
     before, files = state(folder), build(f"touch {canary}")
-    outcomes = read_all(f"kinds:{kind.read}", folder, folder / name, [c for _, c in files])
+    outcomes = read_all(kind.read, folder, folder / name, [c for _, c in files])
     for (label, _), outcome in zip(files, outcomes, strict=True):
         allowed = ("result", "error") if label in HARMLESS.get(case, ()) else ("error",)
         assert outcome.kind in allowed, f"{label}: {outcome.kind}: {outcome.detail}"

@@ -38,7 +38,7 @@ def test_damaged_files_are_refused_or_read_right(name, tmp_path, faults_full, co
     for target in targets:
         is_text = kind.text or target.suffix == ".json"
         files = damaged([target.read_bytes()], share, text=is_text)
-        whole, *outcomes = read_all(f"kinds:{kind.read}", folder, target, [None, *files])
+        whole, *outcomes = read_all(kind.read, folder, target, [None, *files])
         assert whole.kind == "result", whole.detail
         pairs = list(zip(files, outcomes, strict=True))
         bad = [(content, outcome) for content, outcome in pairs if not outcome.is_good]
