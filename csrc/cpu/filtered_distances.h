@@ -61,7 +61,7 @@ class FilteredDistances {
       query.length = lengths[r] * (1 + 1e-9);
       if (cosine_) {
         const double length = divisor(lengths[r]);
-        divide(&wide_query_[r * width_], length);
+        divide(wide_query_.data() + r * width_, length);
         query.inverse = static_cast<float>(1 / length);
         query.filtered = scalable_ && scalable(length);
         continue;
@@ -164,8 +164,8 @@ class FilteredDistances {
     widen(y, width_, wide_items_.data());
     if (cosine_) divide(wide_items_.data(), divisor(lengths_[item]));
     double value;
-    kernels().distance_tile<double>()(product_, &wide_query_[r * width_], 1, wide_items_.data(), 1,
-                                      width_, &value, 1);
+    const double* query = wide_query_.data() + r * width_;
+    kernels().distance_tile<double>()(product_, query, 1, wide_items_.data(), 1, width_, &value, 1);
     return value;
   }
 
@@ -221,14 +221,14 @@ class FilteredDistances {
       const int64_t count = std::min(kWideCols, cols - col);
       widen(y + col * width_, count * width_, wide_items_.data());
       for (int64_t c = 0; cosine_ && c < count; ++c) {
-        divide(&wide_items_[c * width_], divisor(lengths_[first + col + c]));
+        divide(wide_items_.data() + c * width_, divisor(lengths_[first + col + c]));
       }
       if (static_cast<int64_t>(exact_rows_.size()) == rows_) {
         tile(product_, wide_query_.data(), rows_, wide_items_.data(), count, width_, out + col,
              stride);
       } else {
         for (const int64_t r : exact_rows_) {
-          tile(product_, &wide_query_[r * width_], 1, wide_items_.data(), count, width_,
+          tile(product_, wide_query_.data() + r * width_, 1, wide_items_.data(), count, width_,
                out + r * stride + col, stride);
         }
       }

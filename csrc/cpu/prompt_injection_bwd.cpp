@@ -22,7 +22,8 @@ template <typename S>
 std::vector<S> column_sums(const std::vector<S>& partials, int64_t parts, int64_t stride,
                            int64_t width) {
   std::vector<Row> rows;
-  for (int64_t p = 0; p < parts; ++p) rows.push_back({&partials[p * stride], kSumStorage<S>});
+  const S* partial = partials.data();
+  for (int64_t p = 0; p < parts; ++p) rows.push_back({partial + p * stride, kSumStorage<S>});
   std::vector<S> sums(padded<S>(width), S(0));
   kernels().sum_rows(rows.data(), parts, width, {sums.data(), kSumStorage<S>});
   return sums;
@@ -51,7 +52,7 @@ std::pair<std::vector<S>, std::vector<S>> normalize_bwd(
       if (grad) widen((*grad)[r], norm.width, sum);
       const int64_t part = r / kRowsPerPartial * stride;
       normalize_row_bwd(norm, row, row_grad, statistics[r], statistics[rows + r], sum,
-                        &weight_parts[part], &bias_parts[part]);
+                        weight_parts.data() + part, bias_parts.data() + part);
       copy_bytes(total.data + r * total.stride, sum, total.stride);
     }
   });
@@ -69,7 +70,7 @@ void sum_in_parts(const std::vector<Row>& rows, int64_t per_sum, int64_t width, 
   std::vector<S> sums(parts * width);
   std::vector<Row> sum_of_part;
   for (int64_t p = 0; p < parts; ++p) {
-    S* sum = &sums[p * width];
+    S* sum = sums.data() + p * width;
     const int64_t first = p * per_sum;
     sum_rows(&rows[first], std::min(per_sum, count - first), width, {sum, kSumStorage<S>});
     sum_of_part.push_back({sum, kSumStorage<S>});
