@@ -1,11 +1,15 @@
 """A run that is stopped after any epoch and resumed: every bit of an uninterrupted one."""
 
+import re
+
 import pytest
 import torch
 from method_cases import CASES, tiny_config
 from recorded_training import record
 
+from vireid_fast.config import ConfigError
 from vireid_fast.engine.checkpoint import follow, load_checkpoint
+from vireid_fast.engine.method_setup import load_method
 from vireid_fast.engine.run_folder import RunFolder
 
 
@@ -35,3 +39,29 @@ def test_weights_and_buffers_are_those_of_the_whole_run(
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "key", "opening"),
+    [
+        ("seed: 1", "seed: 3", "seed", False),
+        ("text_temperature: 0.07", "text_temperature: 0.17", "csdn.text_temperature", True),
+        ("height: 64", "height: 65", "data.height", True),
+    ],
+)
+def test_a_damaged_configuration_is_told_by_the_card(
+    tiny_sets, tmp_path, line, other, key, opening
+):
+    run = RunFolder(tmp_path)
+    record(tiny_config("csdn", tiny_sets), run.path, stop_after=2)
+    text = run.config_file.read_text()
+    assert line in text
+    run.config_file.write_text(text.replace(line, other))
+    damaged = rf"{re.escape(key)} must stay as in .*card.json"
+    with pytest.raises(ConfigError, match=damaged):
+        record(run.config(), run.path, resume=True)
+    if opening:
+        with pytest.raises(ConfigError, match=damaged):
+            load_method(run, "latest")
+    else:
+        load_method(run, "latest")

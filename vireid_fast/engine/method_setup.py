@@ -26,7 +26,7 @@ from vireid_fast.engine.distributed import World
 from vireid_fast.engine.methods import METHODS, Method
 from vireid_fast.engine.model_card import PARTS_NORMALISED, ModelCard, Preprocessing
 from vireid_fast.engine.precision import Precision
-from vireid_fast.engine.run_folder import RunFolder
+from vireid_fast.engine.run_folder import RunFolder, require_settings
 from vireid_fast.engine.runtime import Runtime
 from vireid_fast.engine.seeds import derive_seed
 from vireid_fast.engine.trainer import require_facts
@@ -179,7 +179,11 @@ def restore_method(config: Config, checkpoint: Checkpoint, source: str) -> Metho
         )
     method = build_method(config, identities)
     load_into(method.model, checkpoint.model, source)
-    require_intact(checkpoint.card, Path(source) / CARD_FILE)
+    card = Path(source) / CARD_FILE
+    require_intact(checkpoint.card, card)
+    if "config" in checkpoint.card:
+        features = rf"data\.(height|width)$|clip\.(?!weights|trust)|{config.method}\."
+        require_settings(checkpoint.card["config"], config.to_dict(), card, only=features)
     method.model.eval()
     return method
 

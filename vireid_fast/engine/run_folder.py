@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -118,13 +119,7 @@ class RunFolder:
         return load_config(self.config_file)
 
     def _require_same(self, config: Config) -> None:
-        saved, given = self.config().to_dict(), config.to_dict()
-        different = [key for key in _differences(saved, given) if key not in MAY_CHANGE]
-        if different:
-            raise ConfigError(
-                f"config: {', '.join(different)} must stay as in {self.config_file} to resume, "
-                "got other values. Undo the change, or start a new run."
-            )
+        require_settings(self.config().to_dict(), config.to_dict(), self.config_file)
 
     def write_json(self, path: Path, value: object) -> None:
         """Write JSON atomically."""
@@ -165,10 +160,37 @@ def configuration_source(
     return config
 
 
+def require_settings(
+    saved: Mapping[str, Any], given: Mapping[str, Any], where: Path, *, only: str = ""
+) -> None:
+    """Refuse settings that are not those that a run has, but for what a continuation may change.
+
+    Args:
+        saved: Those of the run, as `Config.to_dict` gives them.
+        given: The present ones. What only one of the two knows is another version's.
+        where: File that holds `saved`.
+        only: Pattern that the keys to compare match; all by default.
+
+    Raises:
+        ConfigError: A value differs.
+    """
+    require(isinstance(saved, Mapping), f"config: {where}", "config", "be an object",
+            type(saved).__name__, error=ConfigError)  # fmt: skip
+    different = [
+        key for key in _differences(saved, given)
+        if key not in MAY_CHANGE and re.match(only, key)
+    ]  # fmt: skip
+    if different:
+        raise ConfigError(
+            f"config: {', '.join(different)} must stay as in {where} to go on with the run, got "
+            "other values. Undo the change, or start a new run."
+        )
+
+
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys = []
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
+    for key in sorted(a.keys() & b.keys()):
+        x, y = a[key], b[key]
         if isinstance(x, dict) and isinstance(y, dict):
             keys += _differences(x, y, f"{prefix}{key}.")
         elif x != y:

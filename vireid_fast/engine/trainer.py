@@ -32,7 +32,7 @@ from vireid_fast.engine.checkpoint import (
 from vireid_fast.engine.distributed import World
 from vireid_fast.engine.optim import build_optimizer, set_learning_rate
 from vireid_fast.engine.progress import progress_bar, say
-from vireid_fast.engine.run_folder import MetricsLog, RunFolder
+from vireid_fast.engine.run_folder import MetricsLog, RunFolder, require_settings
 from vireid_fast.engine.seeds import derive_seed
 from vireid_fast.engine.stage import Stage, StagePlan, detach_scalars, mean_scalars
 
@@ -246,6 +246,11 @@ class Trainer:
         load_into(self.model, checkpoint.model, str(folder))
         position = _position(checkpoint.card, str(folder), len(self.stages))
         require_intact(checkpoint.card, folder / CARD_FILE)
+        # config.yaml has no checksum; the card, which has one, tells of damage there.
+        if "config" in checkpoint.card and "config" in self.description:
+            require_settings(
+                checkpoint.card["config"], self.description["config"], folder / CARD_FILE
+            )
         # The best pointer moves after the latest one; a kill between the two is repaired here.
         best = position.best
         newest = not best or folder.name.endswith(f"{best['stage']}-{best['epoch']:04d}")
