@@ -64,6 +64,8 @@ def test_images_elsewhere_and_nowhere(tmp_path, images):
     file = _write(tmp_path / "all.npz", _set(), {"root": "/no/such/folder"}, images)
     nowhere = report_of_features(features=file, protocol="sysu/agw")
     assert all(q.query.picture is None for q in nowhere.ranked)
+    assert nowhere.notes == ("Images are shown without a picture: their folder /no/such/folder is "
+                             "not on this machine.",)  # fmt: skip
     found = report_of_features(features=file, protocol="sysu/agw", root=tmp_path / "images")
     assert all(q.query.picture is not None for q in found.ranked)
     (tmp_path / "images" / images[0]).unlink()

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from vireid_fast._checks import positive_int
-from vireid_fast.config import Config
+from vireid_fast._checks import positive_int, require
+from vireid_fast.config import Config, ConfigError
 from vireid_fast.data.permutations import read_permutations
 from vireid_fast.data.table import INFRARED, VISIBLE
 from vireid_fast.engine.data_setup import Table, read_table
@@ -66,6 +67,12 @@ def report_of_run(
     config = run.config()
     if skip_bad:
         config = replace(config, data=replace(config.data, skip_bad_images=True))
+    root = Path(config.data.root)
+    require(
+        root.is_dir(), "report", "data.root", "be an existing folder, which the images are in",
+        f"{config.data.root!r} in {run.config_file}", "Without it, `vireid report --features "
+        f"{run.features / 'test.npz'}` shows what the features tell.", ConfigError,
+    )  # fmt: skip
     table = read_table(config)
     require_evaluation(config, table)
     method, card = load_described(run)

@@ -29,12 +29,14 @@ class Shelf:
         name: Name of a row.
         file: Image file of a row; None where files are not known.
         unreadable: Files that are no images, in the order in which they were asked for.
+        away: Folder of the files, where it is named but not on this machine; else empty.
     """
 
     features: FeatureSet
     name: Callable[[int], str]
     file: Callable[[int], Path] | None = None
     unreadable: list[ImageError] = field(default_factory=list)
+    away: str = ""
     _items: dict[int, Item] = field(default_factory=dict)
 
     def item(self, row: int) -> Item:
@@ -101,7 +103,9 @@ def file_shelf(path: Path, features: FeatureSet, root: Path | None = None) -> Sh
         return file_below(folder, names[row], str(path))
 
     known = root is not None or (folder.is_absolute() and folder.is_dir())
-    return Shelf(features, names.__getitem__, file if known else None)
+    if known:
+        return Shelf(features, names.__getitem__, file)
+    return Shelf(features, names.__getitem__, away=read_metadata(path).get(ROOT_NOTE, ""))
 
 
 def row_shelf(features: FeatureSet, source: str) -> Shelf:
@@ -130,10 +134,14 @@ def jpeg(image: Image.Image, text: str) -> Picture:
 
 
 def unreadable_note(shelves: Sequence[Shelf], limit: int = 3) -> tuple[str, ...]:
-    """A sentence on the files that could not be read; none where all could."""
+    """Sentences on the files that could not be read, and on folders that are not here."""
+    away = tuple(
+        f"Images are shown without a picture: their folder {folder} is not on this machine."
+        for folder in dict.fromkeys(shelf.away for shelf in shelves if shelf.away)
+    )
     errors = {error.path: error.reason for shelf in shelves for error in shelf.unreadable}
     if not errors:
-        return ()
+        return away
     named = "; ".join(f"{path} ({reason})" for path, reason in list(errors.items())[:limit])
     more = f" and {len(errors) - limit} more" if len(errors) > limit else ""
-    return (f"{len(errors)} images are shown without a picture: {named}{more}.",)
+    return (*away, f"{len(errors)} images are shown without a picture: {named}{more}.")
