@@ -181,6 +181,15 @@ def test_labels_that_contradict_the_folders(root):
     expect_problem(root, r"every label must have one identity, .*: label 1 with identities 12, 412")
 
 
+@pytest.mark.parametrize("path", ["\0Thermal/1/a.bmp", "Thermal/1/\x1b[1m.bmp"])
+def test_names_that_no_folder_or_terminal_takes(root, path):
+    file = root / "idx" / "train_thermal_1.txt"
+    file.write_text(f"{path} 0\n{file.read_text()}")
+    with pytest.raises(DatasetError, match="that do not") as error:
+        read_regdb(root)
+    assert repr(path) in str(error.value) and path not in str(error.value)
+
+
 def test_repeated_lines_count_once(root):
     lines = lines_of(root, "train_visible_1.txt")
     rewrite(root, "train_visible_1.txt", [*lines, lines[0], lines[0]])

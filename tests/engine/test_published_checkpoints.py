@@ -250,6 +250,15 @@ def test_code_in_place_of_a_score_is_refused_and_not_run(tmp_path):
     assert not mark.exists()
 
 
+def test_what_a_pickle_asks_for_is_told_in_one_printable_line(tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save(csdn_state(), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"ctorch\n", b"ctor\x1bh\n"))
+    with pytest.raises(CheckpointError, match="asks for code") as error:
+        import_checkpoint(path)
+    assert str(error.value).isprintable()
+
+
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     path, mark = tmp_path / "evil.pkl", tmp_path / "was-run"
     path.write_bytes(pickle.dumps(_Hostile(str(mark)), protocol=2))

@@ -113,15 +113,20 @@ def existing(
     if missing:
         findings.problems.append(
             f"{source}: every listed image must exist, got {len(missing)} of {len(paths)} that do "
-            f"not: {name_some(missing, 4)}. Restore them in {root}, or remove their lines."
+            f"not: {_name_printably(missing)}. Restore them in {root}, or remove their lines."
         )
     if outside:
         findings.problems.append(
             f"{source}: every listed image must lie in {root} when links are followed, got "
-            f"{len(outside)} that do not: {name_some(outside, 4)}. Copy them there, or, if you "
+            f"{len(outside)} that do not: {_name_printably(outside)}. Copy them there, or, if you "
             "trust the list, set data.follow_links=true (check-data: --follow-links)."
         )
     return present
+
+
+def _name_printably(paths: Sequence[str]) -> str:
+    """Some of the paths; a list may name what would move a terminal's cursor."""
+    return name_some([path if path.isprintable() else repr(path) for path in paths], 4)
 
 
 def _files(folder: Path, inside: str | None) -> dict[str, bool]:
@@ -136,6 +141,9 @@ def _files(folder: Path, inside: str | None) -> dict[str, bool]:
         if error.errno in _NO_SUCH_FOLDER:
             return {}
         raise
+    except ValueError:
+        # No folder has a name with a NUL character.
+        return {}
     if inside is None:
         return dict.fromkeys((entry.name for entry in files), False)
     folder_is_out = not _is_below(os.path.realpath(folder), inside)

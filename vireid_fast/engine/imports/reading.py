@@ -102,11 +102,13 @@ def _load(path: Path) -> Any:
     except Exception as error:
         found = _FORBIDDEN.search(str(error))
         if found is not None:
+            # What the file asks for may hold line breaks and other control characters.
+            asked = found[0] if found[0].isprintable() else repr(found[0])
             # Of foreign bytes, such as an image's, the first one is no instruction.
             kind = "no checkpoint, or " if "operand" in found[0] else ""
             raise CheckpointError(
                 sentence("convert", str(path), "hold tensors and plain values alone",
-                         f"{kind}a pickle that asks for code ({found[0]}); nothing of it was run",
+                         f"{kind}a pickle that asks for code ({asked}); nothing of it was run",
                          "Save model.state_dict() in the program it comes from, or as safetensors.")
             ) from error  # fmt: skip
         line = (str(error).splitlines() or [""])[0].split(". ")[0][:200]
