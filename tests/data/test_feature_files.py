@@ -103,6 +103,15 @@ def test_garbage_is_named(path):
         read_features(path)
 
 
+def test_damage_to_the_name_of_the_digests_does_not_hide_other_damage(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_features(path, make_arrays(), {"method": "csdn"})
+    path.write_bytes(path.read_bytes().replace(b'"digests":', b'"digdsts":'))
+    for read in (read_features, read_metadata):
+        with pytest.raises(ValueError, match=r"a\.safetensors must be .* no digests"):
+            read(path)
+
+
 def test_flipped_bit_is_found(tmp_path):
     path = tmp_path / "features.npz"
     write_features(path, make_arrays())

@@ -25,6 +25,8 @@ FORMATS = (".npz", ".safetensors", ".h5")
 _METADATA_KEY = "metadata"
 # SHA-256 of each array; zip and HDF5 have checksums of their own.
 _DIGESTS_NOTE = "digests"
+# Says that there are digests, so that damage to that name does not make a file one without.
+_SEALED_NOTE = "sealed_by"
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -51,7 +53,8 @@ def _digest_of(value: np.ndarray | Mapping[str, str]) -> str:
         digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
     else:
-        others = {name: words for name, words in value.items() if name != _DIGESTS_NOTE}
+        own = (_DIGESTS_NOTE, _SEALED_NOTE)
+        others = {name: words for name, words in value.items() if name not in own}
         digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -66,6 +69,8 @@ def _require_as_written(
 ) -> None:
     """Raise ValueError where safetensors, which has no checksums, hold other bytes than written."""
     if _DIGESTS_NOTE not in notes:
+        if _SEALED_NOTE in notes:
+            raise ValueError("no digests, with which it was written")
         return
     wanted = json.loads(notes[_DIGESTS_NOTE])
     if wanted[_METADATA_KEY] != _digest_of(notes):
@@ -81,7 +86,8 @@ def read_notes(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             notes = dict(file.metadata() or {})
         _require_as_written(notes, (), {})
-        notes.pop(_DIGESTS_NOTE, None)
+        for own in (_DIGESTS_NOTE, _SEALED_NOTE):
+            notes.pop(own, None)
         return notes
     if path.suffix == ".h5":
         return read_h5(path, ())[1]
@@ -114,7 +120,7 @@ def write_arrays(path: Path, format: str, arrays: Mapping[str, np.ndarray],
         write_h5(path, arrays, notes)
     else:
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        words = {**notes, _DIGESTS_NOTE: _digests(contiguous, notes)}
+        words = {**notes, _DIGESTS_NOTE: _digests(contiguous, notes), _SEALED_NOTE: _DIGESTS_NOTE}
         try:
             safetensors.numpy.save_file(contiguous, path, metadata=words)
         except safetensors.SafetensorError as error:
