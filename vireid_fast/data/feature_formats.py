@@ -25,7 +25,7 @@ FORMATS = (".npz", ".safetensors", ".h5")
 _METADATA_KEY = "metadata"
 # SHA-256 of each array; zip and HDF5 have checksums of their own.
 _DIGESTS_NOTE = "digests"
-# Says that there are digests, so that damage to that name does not make a file one without.
+# SHA-256 of the text of the digests, so that damage to these or their name is seen too.
 _SEALED_NOTE = "sealed_by"
 
 
@@ -64,19 +64,25 @@ def _digests(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> str:
     return json.dumps({**found, _METADATA_KEY: _digest_of(notes)})
 
 
+def _seal(digests: str) -> str:
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
 def _require_as_written(
     notes: Mapping[str, str], keys: Sequence[str], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Raise ValueError where safetensors, which has no checksums, hold other bytes than written."""
-    if _DIGESTS_NOTE not in notes:
-        if _SEALED_NOTE in notes:
-            raise ValueError("no digests, with which it was written")
+    if _DIGESTS_NOTE not in notes and _SEALED_NOTE not in notes:
         return
-    wanted = json.loads(notes[_DIGESTS_NOTE])
+    text = notes.get(_DIGESTS_NOTE, "")
+    if notes.get(_SEALED_NOTE, _seal(text)) != _seal(text):
+        raise ValueError("other digests than were written")
+    wanted = json.loads(text)
     if wanted[_METADATA_KEY] != _digest_of(notes):
         raise ValueError("other notes than were written")
     for key in keys:
-        if key in wanted and (key not in arrays or wanted[key] != _digest_of(arrays[key])):
+        found = None if key not in arrays else _digest_of(arrays[key])
+        if wanted.get(key) != found:
             raise ValueError(f"{key!r} with other content than was written")
 
 
@@ -120,7 +126,8 @@ def write_arrays(path: Path, format: str, arrays: Mapping[str, np.ndarray],
         write_h5(path, arrays, notes)
     else:
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        words = {**notes, _DIGESTS_NOTE: _digests(contiguous, notes), _SEALED_NOTE: _DIGESTS_NOTE}
+        digests = _digests(contiguous, notes)
+        words = {**notes, _DIGESTS_NOTE: digests, _SEALED_NOTE: _seal(digests)}
         try:
             safetensors.numpy.save_file(contiguous, path, metadata=words)
         except safetensors.SafetensorError as error:
