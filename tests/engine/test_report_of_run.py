@@ -207,7 +207,7 @@ def test_no_valid_query_gives_a_note_instead_of_results(runs, tiny_sets, monkeyp
 def test_without_its_data_a_run_has_the_report_of_its_features(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(Config(data=dataclasses.replace(Config().data, root=str(tmp_path / "gone"))))
-    with pytest.raises(ValueError, match=r"data\.root must be an existing folder.*config\.yaml"
+    with pytest.raises(ValueError, match=r"data\.root must exist: the images.*config\.yaml"
                        r".*vireid report --features .*features/test\.npz"):  # fmt: skip
         report_of_run(run)
 

@@ -69,7 +69,7 @@ def report_of_run(
         config = replace(config, data=replace(config.data, skip_bad_images=True))
     root = Path(config.data.root)
     require(
-        root.is_dir(), "report", "data.root", "be an existing folder, which the images are in",
+        root.exists(), "report", "data.root", "exist: the images are there, or their manifest",
         f"{config.data.root!r} in {run.config_file}", "Without it, `vireid report --features "
         f"{run.features / 'test.npz'}` shows what the features tell.", ConfigError,
     )  # fmt: skip
